@@ -1,0 +1,184 @@
+"""Reads tapes with the table of rules: every tensor gets its axes, every call its size literals.
+
+The soundness guarantee is here: an operator without a rule, a rule that raises, a result whose shape does not match, all freeze every
+axis they touch, with the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from fxsparse.axes.factors import Algebra, Axis
+from fxsparse.axes.loose import bind_what_cannot_be_gathered
+from fxsparse.axes.rules import RULES
+from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
+from fxsparse.axes.rules.pointwise import elementwise
+from fxsparse.axes.site import Book, Contraction, Site, same_size
+from fxsparse.axes.table import Rule
+from fxsparse.tracing.tape import Call, Ref, Tape
+
+HINT = "teach it with fxsparse.register_rule"
+
+
+@dataclass(slots=True)
+class CallReading:
+    """What a rule said of one call."""
+
+    rule: Rule | None
+    movement: bool
+    literals: dict[str, Any]
+    contractions: list[Contraction]
+
+
+@dataclass(slots=True)
+class TapeReading:
+    tape: Tape
+    axes: dict[int, list[Axis]] = field(default_factory=dict)
+    calls: list[CallReading] = field(default_factory=list)
+    weights: set[int] = field(default_factory=set)  # values that depend on parameters and buffers alone
+
+
+@dataclass(slots=True)
+class Reading:
+    """The axes of everything, over all tapes."""
+
+    book: Book
+    tapes: list[TapeReading]
+    tensors: dict[str, list[Axis]]  # first name of each parameter and buffer -> its axes
+    aliases: dict[str, str]  # every other name -> its first name
+    unknown: dict[str, str]  # operator -> why it is not understood
+
+    @property
+    def algebra(self) -> Algebra:
+        return self.book.algebra
+
+
+def rule_for(call: Call) -> Rule | None:
+    """The rule of a call: by name, by torch's pointwise tag, or that of the operator it does in place."""
+    name = call.name
+    rule = RULES.find(name)
+    if rule is None and torch.Tag.pointwise in call.op.tags:
+        return Rule(name, POINTWISE_TEXT, elementwise)
+    if rule is None and name.endswith("_"):
+        rule = RULES.find(name.rstrip("_"))
+        if rule is None:
+            base = getattr(getattr(torch.ops, call.op.namespace), call.op._schema.name.partition("::")[2].rstrip("_"), None)
+            if base is not None and any(torch.Tag.pointwise in getattr(base, o).tags for o in base.overloads()):
+                return Rule(name, POINTWISE_TEXT, elementwise)
+    return rule
+
+
+class _TapeReader:
+    def __init__(self, tape: Tape, reading: Reading) -> None:
+        self.tape = tape
+        self.reading = reading
+        self.book = reading.book
+        self.algebra = reading.book.algebra
+        self.result = TapeReading(tape)
+
+    def axes_of(self, ref: Ref) -> list[Axis]:
+        axes = self.result.axes.get(ref.id)
+        if axes is None:
+            axes = self.result.axes[ref.id] = self.first_axes(ref)
+        return axes
+
+    def first_axes(self, ref: Ref) -> list[Axis]:
+        value = self.tape.values[ref.id]
+        if value.key is not None:
+            self.result.weights.add(ref.id)
+            known = self.reading.tensors.get(value.key)
+            if known is None:
+                known = self.reading.tensors[value.key] = [self.algebra.fresh(n) for n in value.shape]
+            return known
+        reason = {"input": "the network's input", "constant": "a constant of the forward pass"}.get(value.origin, "an unread result")
+        return [self.algebra.free(n, reason) for n in value.shape]
+
+    def run(self) -> TapeReading:
+        for call in self.tape.calls:
+            self.result.calls.append(self.read(call))
+        for ref in self.tape.outputs:
+            for axis in self.axes_of(ref):
+                self.algebra.freeze(axis, "the network's output")
+        return self.result
+
+    def read(self, call: Call) -> CallReading:
+        site = Site(call, self.tape, self.book, self.axes_of, lambda ref: ref.id in self.result.weights)
+        tensors = site.tensors
+        for ref in tensors:
+            self.axes_of(ref)
+        rule = rule_for(call)
+        try:
+            if rule is None:
+                raise NotImplementedError(f"no rule for the operator {call.name.replace('.', '::')}; {HINT}")
+            rule.apply(site)
+            for index, ref in enumerate(call.results):
+                if isinstance(ref, Ref) and not same_size(site.results[index], self.tape.shape(ref)):
+                    raise ValueError(f"its rule gives {site.results[index]} for a result of shape {self.tape.shape(ref)}")
+        except Exception as error:  # whatever goes wrong in a rule, the answer is the same: protect everything it touches
+            self.refuse(call, site, tensors, error)
+            return CallReading(None, False, {}, [])
+        self.write(call, site, tensors)
+        return CallReading(rule, site.movement, site.literals, site.contractions)
+
+    def refuse(self, call: Call, site: Site, tensors: list[Ref], error: Exception) -> None:
+        known = isinstance(error, NotImplementedError)
+        reason = str(error) if known else f"the rule of {call.name.replace('.', '::')} failed: {type(error).__name__}: {error}"
+        self.reading.unknown.setdefault(call.name, reason)
+        for ref in tensors:
+            for axis in self.axes_of(ref):
+                self.algebra.freeze(axis, reason)
+        site.results = {
+            index: [self.algebra.free(n, reason) for n in self.tape.shape(ref)]
+            for index, ref in enumerate(call.results)
+            if isinstance(ref, Ref)
+        }
+        self.write(call, site, tensors)
+
+    def write(self, call: Call, site: Site, tensors: list[Ref]) -> None:
+        only_weights = bool(tensors) and all(ref.id in self.result.weights for ref in tensors)
+        for index, ref in enumerate(call.results):
+            if not isinstance(ref, Ref):
+                continue
+            before = self.result.axes.get(ref.id)
+            if before is not None and ref in tensors:  # in place: the same tensor, before and after
+                for old, new in zip(before, site.results[index], strict=True):
+                    self.algebra.unify(old, new)
+            else:
+                self.result.axes[ref.id] = site.results[index]
+                if only_weights:
+                    self.result.weights.add(ref.id)
+
+
+def read(tapes: tuple[Tape, ...]) -> Reading:
+    """Read every tape into one book: parameters and buffers are the same tensors in all of them."""
+    reading = Reading(Book(Algebra()), [], {}, {}, {})
+    for tape in tapes:
+        reading.tapes.append(_TapeReader(tape, reading).run())
+        for name, ref in tape.keys.items():
+            first = tape.values[ref.id].key
+            assert first is not None
+            if first not in reading.tensors:
+                reading.tensors[first] = [reading.algebra.fresh(n) for n in tape.shape(ref)]
+            if name != first:
+                reading.aliases[name] = first
+    _protect_unused(reading)
+    bind_what_cannot_be_gathered(reading.algebra, reading.tapes)
+    return reading
+
+
+def _protect_unused(reading: Reading) -> None:
+    used = {
+        key
+        for each in reading.tapes
+        for call in each.tape.calls
+        for value in (*call.args, *call.kwargs.values())
+        for ref in (value if isinstance(value, (list, tuple)) else [value])
+        if isinstance(ref, Ref) and (key := each.tape.values[ref.id].key) is not None
+    }
+    for key, axes in reading.tensors.items():
+        if key not in used:
+            for axis in axes:
+                reading.algebra.freeze(axis, "no recorded call uses it")

@@ -1,0 +1,16 @@
+"""One file for each family of operators, and the table of all of them."""
+
+from fxsparse.axes.rules.contractions import contractions
+from fxsparse.axes.rules.creation import creation
+from fxsparse.axes.rules.indexing import indexing
+from fxsparse.axes.rules.movement import movement
+from fxsparse.axes.rules.normalisation import normalisation
+from fxsparse.axes.rules.pointwise import pointwise
+from fxsparse.axes.rules.reductions import reductions
+from fxsparse.axes.rules.slicing import slicing
+from fxsparse.axes.rules.windows import windows
+from fxsparse.axes.table import Rules
+
+RULES = Rules(pointwise, movement, slicing, creation, contractions, normalisation, reductions, windows, indexing)
+
+__all__ = ["RULES"]

@@ -1,0 +1,112 @@
+"""Operators that look at a whole axis: means, maxima, softmax, sorting. What they look along stays whole."""
+
+from __future__ import annotations
+
+from fxsparse.axes.factors import Axis, size
+from fxsparse.axes.site import Site, dim_of
+from fxsparse.axes.table import Family
+from fxsparse.tracing.tape import Ref
+
+reductions = Family()
+
+
+def _dims(site: Site, rank: int) -> set[int]:
+    dims = site.arg("dim") if site.has("dim") else None
+    if dims is None or dims == []:
+        return set(range(rank))
+    return {dim_of(d, rank) for d in ([dims] if isinstance(dims, int) else dims)}
+
+
+def _reduce(site: Site, summing: bool) -> None:
+    name = "self" if site.has("self") else site.call.op._schema.arguments[0].name
+    axes = site.axes(name)
+    dims = _dims(site, len(axes))
+    for i in dims:
+        if summing:
+            site.touch(axes[i])
+        else:
+            site.freeze(axes[i], "reduces it")
+    left = [axis for i, axis in enumerate(axes) if i not in dims]
+    kept: list[Axis] = [() if i in dims else axis for i, axis in enumerate(axes)]
+    for index, result in enumerate(site.call.results):
+        if isinstance(result, Ref):
+            site.give(kept if len(site.result_shape(index)) == len(axes) else left, index)
+
+
+@reductions.rule(
+    "aten.mean", "aten.var", "aten.var_mean", "aten.std", "aten.std_mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod",
+    "aten.argmax", "aten.argmin", "aten.all", "aten.any", "aten.logsumexp", "aten.linalg_vector_norm", "aten.norm", "aten.median",
+    "aten.mode", "aten.kthvalue", "aten.nansum", "aten.aminmax", "aten.count_nonzero",
+    text="(a, r!) -> (a)",
+)  # fmt: skip
+def reduce(site: Site) -> None:
+    """The reduced axes stay whole. max(a, b) and the like of two tensors are element-wise."""
+    if len(site.tensors) == 2 and site.has("other"):
+        from fxsparse.axes.rules.pointwise import elementwise
+
+        return elementwise(site)
+    _reduce(site, summing=False)
+
+
+@reductions.rule("aten.sum", text="(a, r) -> (a)  a removed coordinate is a missing summand")
+def sum_(site: Site) -> None:
+    """A sum is a contraction with ones."""
+    _reduce(site, summing=True)
+
+
+@reductions.rule(
+    "aten._softmax", "aten._log_softmax", "aten._safe_softmax", "aten.softmax", "aten.log_softmax", "aten.cumsum", "aten.cumprod", "aten.sort",
+    "aten.topk", "aten.cummax", "aten.cummin", "aten.logcumsumexp", "aten.renorm", "aten.argsort", "aten.cumsum_",
+    text="(a, r!) -> (a, r)",
+)  # fmt: skip
+def along(site: Site) -> None:
+    """The axis it works along stays whole; the others pass."""
+    axes = site.axes("self")
+    if axes:
+        dim = dim_of(site.arg("dim"), len(axes))
+        site.freeze(axes[dim], "works along it")
+        site.touch(*axes)
+        for index in range(len(site.call.results)):
+            extent = site.result_shape(index)[dim]
+            result = list(axes)
+            if extent != size(axes[dim]):
+                result[dim] = site.free(extent, "orders it")
+            site.give(result, index)
+    else:
+        for index in range(len(site.call.results)):
+            site.give([], index)
+
+
+@reductions.rule("aten.flip", "aten.roll", text="(a, r!) -> (a, r)")
+def rearrange(site: Site) -> None:
+    """The axes it rearranges stay whole."""
+    axes = site.axes("self")
+    dims = site.arg("dims")
+    for d in dims if dims else range(len(axes)):
+        site.freeze(axes[dim_of(d, len(axes))], "rearranges it")
+    site.touch(*axes)
+    site.give(axes)
+
+
+@reductions.rule("aten.glu", text="(a + a) -> (a)")
+def glu(site: Site) -> None:
+    """The first half times the sigmoid of the second."""
+    axes = site.axes("self")
+    dim = dim_of(site.arg("dim"), len(axes))
+    whole = axes[dim]
+    half = size(whole) // 2
+    first, second = site.algebra.cut(whole, 0, half), site.algebra.cut(whole, half, 2 * half)
+    site.algebra.unify(first, second)
+    axes[dim] = first
+    site.touch(*axes)
+    site.give(axes)
+
+
+@reductions.rule("aten.triu", "aten.tril", "aten.triu_", "aten.tril_", text="(…, a!, b!) -> (…, a, b)")
+def triangle(site: Site) -> None:
+    """Positions in the last two axes matter."""
+    axes = site.axes("self")
+    for axis in axes[-2:]:
+        site.freeze(axis, "cuts a triangle out of it")
+    site.touch(*axes)
+    site.give(axes)

@@ -1,0 +1,140 @@
+"""What a rule sees of one call: its arguments, the axes of its tensors, and where to write what it concludes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from fxsparse.axes.factors import Algebra, Axis, size
+from fxsparse.errors import RuleError
+from fxsparse.tracing.tape import Call, Ref, Tape
+
+
+@dataclass(frozen=True, slots=True)
+class SizeOf:
+    """A literal that will be the number of living coordinates of this axis; `written` is what stood there (-1, say)."""
+
+    axis: Axis
+    written: int
+
+
+@dataclass(frozen=True, slots=True)
+class PositionIn:
+    """A literal that will be the number of living coordinates before `index`."""
+
+    axis: Axis
+    index: int
+    written: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Contraction:
+    """Multiply-accumulates of a call: the product of the sizes of these axes."""
+
+    axes: tuple[Axis, ...]
+
+
+@dataclass(slots=True)
+class Book:
+    """What reading has found so far, for all tapes together."""
+
+    algebra: Algebra
+    roles: dict[int, str] = field(default_factory=dict)  # factor uid -> produces | consumes
+    statistics: set[int] = field(default_factory=set)  # uids of factors over which some norm takes its statistics
+
+
+class Site:
+    """One call, as its rule sees it."""
+
+    def __init__(self, call: Call, tape: Tape, book: Book, axes_of: Callable[[Ref], list[Axis]], is_weight: Callable[[Ref], bool]) -> None:
+        self.call = call
+        self.tape = tape
+        self.book = book
+        self.algebra = book.algebra
+        self._axes_of = axes_of
+        self.is_weight = is_weight
+        self.results: dict[int, list[Axis]] = {}
+        self.literals: dict[str, Any] = {}
+        self.contractions: list[Contraction] = []
+        self.movement = False
+        self._arguments = {argument.name: argument.default_value for argument in call.op._schema.arguments if argument.has_default_value()}
+        self._arguments.update(zip((argument.name for argument in call.op._schema.arguments), call.args, strict=False))
+        self._arguments.update(call.kwargs)
+
+    # ---- reading ----------------------------------------------------------------------------------------------------------
+
+    def arg(self, name: str) -> Any:
+        try:
+            return self._arguments[name]
+        except KeyError:
+            raise RuleError(f"{self.call.op} has no argument {name!r}; it has {', '.join(self._arguments)}") from None
+
+    def has(self, name: str) -> bool:
+        return name in self._arguments
+
+    @property
+    def tensors(self) -> list[Ref]:
+        """All tensors among the arguments, in order, lists opened."""
+        found: list[Ref] = []
+        for value in self._arguments.values():
+            items = value if isinstance(value, (list, tuple)) else [value]
+            found.extend(item for item in items if isinstance(item, Ref))
+        return found
+
+    def axes(self, tensor: Ref | str) -> list[Axis]:
+        ref = self.arg(tensor) if isinstance(tensor, str) else tensor
+        return list(self._axes_of(ref))
+
+    def shape(self, tensor: Ref | str) -> tuple[int, ...]:
+        ref = self.arg(tensor) if isinstance(tensor, str) else tensor
+        return self.tape.shape(ref)
+
+    def result_shape(self, index: int = 0) -> tuple[int, ...]:
+        ref = self.call.results[index]
+        return self.tape.shape(ref) if isinstance(ref, Ref) else ()
+
+    # ---- concluding -------------------------------------------------------------------------------------------------------
+
+    def give(self, axes: Sequence[Axis], index: int = 0) -> None:
+        self.results[index] = list(axes)
+
+    def moved(self, axes: Sequence[Axis], index: int = 0) -> None:
+        """A result of pure movement: nothing is touched."""
+        self.movement = True
+        self.results[index] = list(axes)
+
+    def literal(self, name: str, value: Any) -> None:
+        """Argument `name` holds sizes or positions and will change with the axes it speaks of."""
+        self.literals[name] = value
+
+    def sizes(self, name: str, axes: Sequence[Axis]) -> None:
+        written = self.arg(name)
+        self.literal(name, [SizeOf(axis, w) for axis, w in zip(axes, written, strict=True)])
+
+    def touch(self, *axes: Axis) -> None:
+        for axis in axes:
+            self.algebra.touch(axis)
+
+    def freeze(self, axis: Axis, why: str) -> None:
+        self.algebra.freeze(axis, f"{self.call.name.partition('.')[2]} {why}")
+
+    def role(self, axis: Axis, role: str) -> None:
+        for factor in axis:
+            self.book.roles.setdefault(factor.uid, role)
+
+    def free(self, count: int, why: str) -> Axis:
+        return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")
+
+    def free_like(self, count: int, axis: Axis, why: str) -> Axis:
+        """A free axis that replaces a frozen one: keeps the old reason where there is one."""
+        reasons = [factor.reason for factor in axis if factor.free]
+        return self.algebra.free(count, reasons[0]) if reasons else self.free(count, why)
+
+
+def dim_of(dim: int, rank: int) -> int:
+    return dim + rank if dim < 0 else dim
+
+
+def same_size(axes: Sequence[Axis], shape: Sequence[int]) -> bool:
+    return len(axes) == len(shape) and all(size(axis) == extent for axis, extent in zip(axes, shape, strict=True))

@@ -1,0 +1,258 @@
+"""From facts to conclusions: which coordinates are one, which are frozen and why, and which are products of others.
+
+Everything is an array operation over atoms; the loop runs until a round adds no fact (five rounds were the most ever seen).
+"""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from fxsparse.axes.factors import Algebra, Atoms, Product
+
+Bools = npt.NDArray[np.bool_]
+AMBIGUOUS = "two incompatible factorisations of the same coordinates meet here"
+
+
+@dataclass(frozen=True, slots=True)
+class ClassProduct:
+    """A product over classes, written out: whole[k] is alive exactly when parts[0][k] and parts[1][k] and ... are."""
+
+    whole: Atoms
+    parts: tuple[Atoms, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """A *class* is a set of atoms that live and die together."""
+
+    class_of: Atoms  # atom -> class
+    frozen: Bools  # class -> may never be removed
+    reason_of: dict[int, str]  # frozen class -> why
+    products: tuple[ClassProduct, ...]  # outermost first: a product's parts may be the whole of a later one
+    derived: Bools  # class -> it is the whole of some product
+
+    @property
+    def count(self) -> int:
+        return len(self.frozen)
+
+    def living(self, removed: Atoms) -> Bools:
+        """Which classes are left when these (none of them derived) go."""
+        alive = np.ones(self.count, dtype=bool)
+        alive[removed] = False
+        for product in reversed(self.products):
+            alive[product.whole] = functools.reduce(np.logical_and, (alive[part] for part in product.parts))
+        return alive
+
+    def generators(self, classes: Atoms) -> Atoms:
+        """The classes that decide over these: derived ones are replaced by their parts, all the way down (with repetition)."""
+        pending, done = classes, []
+        while len(pending):
+            is_derived = self.derived[pending]
+            done.append(pending[~is_derived])
+            pending = pending[is_derived]
+            if len(pending):
+                which, where = self._locate(pending)
+                pending = np.concatenate(
+                    [part[where[which == p]] for p in np.unique(which).tolist() for part in self.products[p].parts]
+                )
+        return np.concatenate(done) if done else classes
+
+    def _locate(self, classes: Atoms) -> tuple[Atoms, Atoms]:
+        which = np.full(self.count, -1, dtype=np.int64)
+        where = np.zeros(self.count, dtype=np.int64)
+        for index, product in enumerate(self.products):
+            which[product.whole] = index
+            where[product.whole] = np.arange(len(product.whole))
+        return which[classes], where[classes]
+
+
+class _Solver:
+    def __init__(self, algebra: Algebra) -> None:
+        self.atom_count = algebra.atom_count
+        self.left = [a for a, _ in algebra.equalities]
+        self.right = [b for _, b in algebra.equalities]
+        self.products = algebra.products()
+        self.frozen_atoms = np.zeros(self.atom_count, dtype=bool)
+        self.reason_of_atom: dict[int, str] = {}
+        self.freezes = list(algebra.freezes)
+        for atoms, _ in algebra.freezes:
+            self.frozen_atoms[atoms] = True
+        self.news = True
+
+    def equal(self, a: Atoms, b: Atoms) -> None:
+        different = self.class_of[a] != self.class_of[b]
+        if different.any():
+            self.left.append(a[different])
+            self.right.append(b[different])
+            self.news = True
+
+    def freeze(self, atoms: Atoms, reason: str) -> None:
+        new = atoms[~self.frozen[self.class_of[atoms]]]
+        if len(new):
+            self.freezes.append((new, reason))
+            self.frozen_atoms[new] = True
+            self.frozen[self.class_of[new]] = True
+            self.news = True
+
+    def components(self) -> None:
+        left = np.concatenate(self.left) if self.left else np.zeros(0, dtype=np.int64)
+        right = np.concatenate(self.right) if self.right else np.zeros(0, dtype=np.int64)
+        graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self.atom_count, self.atom_count))
+        count, labels = connected_components(graph, directed=False)
+        self.class_of: Atoms = labels.astype(np.int64)
+        self.frozen: Bools = np.zeros(count, dtype=bool)
+        self.frozen[self.class_of[self.frozen_atoms]] = True
+
+    def run(self) -> Solution:
+        if not self.atom_count:
+            empty = np.zeros(0, dtype=np.int64)
+            return Solution(empty, empty.astype(bool), {}, (), empty.astype(bool))
+        while self.news:
+            self.news = False
+            self.components()
+            self.propagate()
+            if not self.news:
+                self.congruence()
+            if not self.news:
+                self.refuse_ambiguity()
+        return self.conclude()
+
+    def written_out(self, product: Product) -> tuple[Atoms, ...]:
+        shape = [len(part) for part in product.parts]
+        grids = np.meshgrid(*product.parts, indexing="ij") if len(shape) > 1 else [product.parts[0]]
+        return tuple(grid.reshape(-1) for grid in grids)
+
+    def propagate(self) -> None:
+        """Freezes go through products both ways; where all parts but one are frozen, the whole is that part."""
+        for product in self.products:
+            parts = self.written_out(product)
+            frozen_parts = np.stack([self.frozen[self.class_of[part]] for part in parts])
+            whole_frozen = self.frozen[self.class_of[product.whole]]
+            for part in parts:
+                self.freeze(part[whole_frozen], "part of a protected product")
+            self.freeze(product.whole[frozen_parts.all(axis=0)], "all its parts are protected")
+            single = (~frozen_parts).sum(axis=0) == 1
+            for part, is_frozen in zip(parts, frozen_parts, strict=True):
+                chosen = single & ~is_frozen
+                if chosen.any():
+                    self.equal(product.whole[chosen], part[chosen])
+
+    def congruence(self) -> None:
+        """Equal wholes of equal shape have equal parts; equal parts have equal wholes; equal wholes of other shape are refined."""
+        by_whole: dict[bytes, list[Product]] = {}
+        by_parts: dict[tuple[bytes, ...], Product] = {}
+        for product in self.products:
+            parts_key = tuple(self.class_of[part].tobytes() for part in product.parts)
+            twin = by_parts.setdefault(parts_key, product)
+            self.equal(product.whole, twin.whole)
+            same_whole = by_whole.setdefault(self.class_of[product.whole].tobytes(), [])
+            for other in same_whole:
+                if [len(p) for p in other.parts] == [len(p) for p in product.parts]:
+                    for a, b in zip(other.parts, product.parts, strict=True):
+                        self.equal(a, b)
+            if not any([len(p) for p in other.parts] == [len(p) for p in product.parts] for other in same_whole):
+                same_whole.append(product)
+        for products in by_whole.values():
+            for a, b in itertools.pairwise(products):
+                self.refine(a, b)
+
+    def refine(self, a: Product, b: Product) -> None:
+        """Two factorisations of the same coordinates: split both to the common one, if their boundaries nest."""
+        bounds = sorted({*_boundaries(a), *_boundaries(b)})
+        if any(outer % inner for inner, outer in itertools.pairwise(bounds)):
+            return  # left to `refuse_ambiguity`
+        sizes = [outer // inner for inner, outer in itertools.pairwise(bounds)][::-1]
+        fine = [self.new_atoms(size) for size in sizes]
+        for product in (a, b):
+            position = 0
+            for part in product.parts:
+                group: list[Atoms] = []
+                while math.prod(map(len, group)) < len(part):
+                    group.append(fine[position])
+                    position += 1
+                if len(group) == 1:
+                    self.left.append(group[0])
+                    self.right.append(part)
+                else:
+                    self.products.append(Product(part, tuple(group)))
+        self.products = [p for p in self.products if p is not a and p is not b]
+        self.products.append(Product(a.whole, tuple(fine)))
+        self.left.append(a.whole)
+        self.right.append(b.whole)
+        self.news = True
+
+    def new_atoms(self, count: int) -> Atoms:
+        atoms = np.arange(self.atom_count, self.atom_count + count, dtype=np.int64)
+        self.atom_count += count
+        self.frozen_atoms = np.concatenate([self.frozen_atoms, np.zeros(count, dtype=bool)])
+        return atoms
+
+    def refuse_ambiguity(self) -> None:
+        """A class that is two different products, or a product of itself, cannot be decided unit by unit: protect all of it."""
+        first: dict[int, tuple[int, ...]] = {}
+        for product in self.products:
+            parts = self.written_out(product)
+            classes = np.stack([self.class_of[part] for part in parts], axis=1)
+            live = ~self.frozen[classes]
+            whole = self.class_of[product.whole]
+            for index in np.flatnonzero(live.sum(axis=1) > 1).tolist():
+                mine = tuple(sorted({c for c, is_live in zip(classes[index].tolist(), live[index].tolist(), strict=True) if is_live}))
+                known = first.setdefault(int(whole[index]), mine)
+                if known != mine or int(whole[index]) in mine:
+                    for part in parts:
+                        self.freeze(part[index : index + 1], AMBIGUOUS)
+                    for c in known:
+                        self.freeze(np.flatnonzero(self.class_of == c)[:1], AMBIGUOUS)
+
+    def conclude(self) -> Solution:
+        products: list[ClassProduct] = []
+        derived = np.zeros(len(self.frozen), dtype=bool)
+        for product in self.products:
+            parts = [self.class_of[part] for part in self.written_out(product)]
+            whole = self.class_of[product.whole]
+            proper = np.stack([~self.frozen[part] for part in parts]).sum(axis=0) > 1
+            proper &= ~self.frozen[whole] & ~derived[whole]
+            if proper.any():
+                _, once = np.unique(whole[proper], return_index=True)
+                products.append(ClassProduct(whole[proper][once], tuple(part[proper][once] for part in parts)))
+                derived[whole[proper]] = True
+        reason_of: dict[int, str] = {}
+        for atoms, reason in self.freezes:
+            for c in np.unique(self.class_of[atoms]).tolist():
+                reason_of.setdefault(c, reason)
+        return Solution(self.class_of, self.frozen, reason_of, _outermost_first(products, derived), derived)
+
+
+def _boundaries(product: Product) -> list[int]:
+    return [1, *itertools.accumulate((len(part) for part in reversed(product.parts)), lambda a, b: a * b)]
+
+
+def _outermost_first(products: list[ClassProduct], derived: Bools) -> tuple[ClassProduct, ...]:
+    """Order products so that whoever is a part of another comes after it."""
+    made_by = np.full(len(derived), -1, dtype=np.int64)
+    for index, product in enumerate(products):
+        made_by[product.whole] = index
+    depth = [0] * len(products)
+    for _ in range(len(products)):
+        changed = False
+        for index, product in enumerate(products):
+            for part in product.parts:
+                for inner in np.unique(made_by[part]).tolist():
+                    if inner >= 0 and depth[inner] <= depth[index]:
+                        depth[inner] = depth[index] + 1
+                        changed = True
+        if not changed:
+            break
+    return tuple(product for _, product in sorted(zip(depth, products, strict=True), key=lambda pair: pair[0]))
+
+
+def solve(algebra: Algebra) -> Solution:
+    return _Solver(algebra).run()

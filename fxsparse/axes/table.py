@@ -1,0 +1,85 @@
+"""The table of rules: which operator is read by which rule, and how a user adds one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from fxsparse.axes.site import Site
+from fxsparse.axes.spec import apply_spec, parse
+from fxsparse.errors import RuleError
+
+Apply = Callable[[Site], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one operator does to axes. `text` is for people; where it is a spec, it is also what runs."""
+
+    name: str
+    text: str
+    apply: Apply
+
+    def __str__(self) -> str:
+        return f"{self.name.removeprefix('aten.')}: {self.text}"
+
+
+class Family:
+    """Rules that belong together: one file, one family."""
+
+    def __init__(self) -> None:
+        self.rules: dict[str, Rule] = {}
+
+    def rule(self, *names: str, text: str) -> Callable[[Apply], Apply]:
+        def add(apply: Apply) -> Apply:
+            for name in names:
+                self.rules[name] = Rule(name, text, apply)
+            return apply
+
+        return add
+
+    def spec(self, *names: str, text: str) -> None:
+        """Operators whose whole rule is its text; every tensor argument is an operand, in order."""
+        parse(text)
+        for name in names:
+            self.rules[name] = Rule(name, text, lambda site: _apply_text(site, text))
+
+
+def _apply_text(site: Site, text: str) -> None:
+    apply_spec(site, text, site.tensors)
+
+
+class Rules:
+    """A lookup over families, with the user's own in front."""
+
+    def __init__(self, *families: Family) -> None:
+        self._rules: dict[str, Rule] = {}
+        for family in families:
+            self._rules.update(family.rules)
+        self._own: dict[str, Rule] = {}
+
+    def find(self, name: str) -> Rule | None:
+        return self._own.get(name) or self._rules.get(name)
+
+    def register(self, name: str, rule: str | Apply) -> None:
+        """Teach an operator, `namespace::name` or `namespace.name`: a spec as text, or a function over a `Site`."""
+        key = name.replace("::", ".")
+        if key.count(".") != 1:
+            raise RuleError(f"an operator is named like 'mylib::scale'; {name!r} is not")
+        if isinstance(rule, str):
+            parse(rule)
+            text = rule
+            self._own[key] = Rule(key, text, lambda site: _apply_text(site, text))
+        else:
+            self._own[key] = Rule(key, (rule.__doc__ or "a function").strip().splitlines()[0], rule)
+
+    def unregister(self, name: str) -> None:
+        """Forget a rule that was registered."""
+        key = name.replace("::", ".")
+        if self._own.pop(key, None) is None:
+            near = difflib.get_close_matches(key, self._own, n=3)
+            raise RuleError(f"no rule was registered for {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+
+    def all(self) -> Mapping[str, Rule]:
+        return dict(sorted({**self._rules, **self._own}.items()))

@@ -1,0 +1,39 @@
+"""Every error that fxsparse raises on purpose.
+
+One root, few children, divided by who must act. Deep code states the fact; the public face adds the node, the shapes and the
+next step once.
+"""
+
+from __future__ import annotations
+
+
+class Error(Exception):
+    """The root: whoever catches this catches everything that fxsparse raises on purpose."""
+
+
+class TraceError(Error):
+    """The model could not be run or traced on its example inputs."""
+
+
+class RuleError(Error):
+    """A rule was registered wrongly, or contradicts the operator it describes."""
+
+
+class PlanError(Error):
+    """A plan (which units to keep, grow, share ...) does not fit the network."""
+
+
+class VerificationError(Error):
+    """The proof failed: the transformed network is not what it should be."""
+
+
+class LoweringError(Error):
+    """A network could not be exported to, built for or run on an engine."""
+
+
+class BudgetError(Error):
+    """A budget cannot be reached."""
+
+
+class CheckpointError(Error):
+    """A saved folder or checkpoint is damaged, truncated, hostile or belongs to something else."""

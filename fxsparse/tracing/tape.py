@@ -1,0 +1,75 @@
+"""The tape: every ATen call that a network makes, with tensors replaced by references.
+
+A tape is plain data. It knows nothing of axes; `fxsparse.axes` reads it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+Origin = Literal["parameter", "buffer", "input", "constant", "result"]
+Mode = Literal["eval", "train"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor on the tape: the index of its `Value`."""
+
+    id: int
+
+    def __repr__(self) -> str:
+        return f"%{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """What is known of one tensor object. An in-place call returns the value that it changed."""
+
+    id: int
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    origin: Origin
+    key: str | None = None  # first qualified name, for parameters and buffers
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Who made a call: the innermost module, and the fx node when the call was made by a traced graph."""
+
+    module: str  # qualified name of the innermost torch.nn.Module that was running ("" is the root)
+    graph: str | None  # qualified name of the traced module whose graph made the call; None: plain Python code
+    node: str | None  # name of the fx node in that graph
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One ATen call. Tensors inside `args`, `kwargs` and `results` are `Ref`s."""
+
+    op: torch._ops.OpOverload
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: tuple[Any, ...]  # flat; a result that is no tensor stays as it is
+    owner: Owner
+
+    @property
+    def name(self) -> str:
+        """`aten.addmm` for every overload of addmm; custom operators keep their namespace."""
+        return f"{self.op.namespace}.{self.op._schema.name.partition('::')[2]}"
+
+
+@dataclass(slots=True)
+class Tape:
+    """All calls of one run in one mode."""
+
+    mode: Mode
+    values: list[Value] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    inputs: tuple[Ref, ...] = ()
+    outputs: tuple[Ref, ...] = ()
+    keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
+
+    def shape(self, ref: Ref) -> tuple[int, ...]:
+        return self.values[ref.id].shape
