@@ -17,7 +17,8 @@ TEXT = "(…), (…) -> (…)"
     "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like", "aten.fill_", "aten.zero_", "aten.uniform_", "aten.normal_",
     "aten.lerp", "aten.lerp_", "aten.copy", "aten.copy_", "aten.masked_fill", "aten.masked_fill_", "aten.clamp_", "aten.rrelu_with_noise",
     "aten.rrelu_with_noise_functional", "aten._prelu_kernel", "aten.nan_to_num", "aten.where", "aten.fill", "aten.complex", "aten.polar",
-    "aten.log_normal_", "aten.exponential_", "aten.random_",
+    "aten.log_normal_", "aten.exponential_", "aten.random_", "aten.hardswish", "aten.hardswish_", "aten.log_sigmoid_forward", "aten.mish_",
+    "aten.floor_divide", "aten.special_expm1",
     text=TEXT,
 )  # fmt: skip
 def elementwise(site: Site) -> None:

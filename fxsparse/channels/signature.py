@@ -1,0 +1,48 @@
+"""A number for each class that says in which factors it sits, and how: equal numbers mean interchangeable units."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from fxsparse.axes.reader import Reading
+from fxsparse.axes.solve import Solution
+
+Hashes = npt.NDArray[np.uint64]
+
+
+def _mix(x: Hashes, salt: int) -> Hashes:
+    """SplitMix64's finaliser: sums of mixed numbers do not collide by accident."""
+    x = x + np.uint64((0x9E3779B97F4A7C15 * (salt + 1)) & 0xFFFFFFFFFFFFFFFF)
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def signatures(reading: Reading, solution: Solution) -> Hashes:
+    """Sum over the factors that some tensor has, of a number for the factor and how often the class stands in it.
+
+    A part of a product takes over the signatures of the wholes it decides over, mixed with its place in the product: in a vision
+    transformer heads and head dimensions touch the same tensors, and only the place tells them apart.
+    """
+    sums: Hashes = np.zeros(solution.count, dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        for uid in sorted(_factors_in_use(reading)):
+            atoms = reading.algebra.factors[uid].atoms
+            if atoms is None:
+                continue
+            classes = solution.class_of[atoms]
+            np.add.at(sums, classes, _mix(np.full(len(classes), uid, dtype=np.uint64), 0))
+        for product in solution.products:
+            passed = _mix(sums[product.whole], 1)
+            for place, part in enumerate(product.parts):
+                np.add.at(sums, part, _mix(passed, place + 2))
+    return sums
+
+
+def _factors_in_use(reading: Reading) -> set[int]:
+    """Factors of any tensor on any tape: a slice or a concatenation has one of its own, so position counts where it matters."""
+    used = {factor.uid for axes in reading.tensors.values() for axis in axes for factor in axis}
+    for each in reading.tapes:
+        used.update(factor.uid for axes in each.axes.values() for axis in axes for factor in axis)
+    return used

@@ -1,0 +1,202 @@
+"""From the dense skeleton, new tensors and a prediction to a module: the one place where a network changes its shape.
+
+Every shape is built from the network as it was first analysed, never from an already changed one: shrinking twice and shrinking once, or
+shrinking and regrowing, end in the same graph by construction. The result is recorded again and held against the tape that the algebra
+predicts, operator by operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from fxsparse.axes.loose import Gather
+from fxsparse.axes.predict import Prediction
+from fxsparse.channels.groups import Structure
+from fxsparse.errors import PlanError, TraceError
+from fxsparse.surgery.expectation import Expectation, Expected, difference
+from fxsparse.surgery.literals import rewrite
+from fxsparse.surgery.resize import resize
+from fxsparse.tracing.copies import copy_with
+from fxsparse.tracing.recorder import Recorder, meta_inputs, record_in_place
+from fxsparse.tracing.recorder import ACTIVE
+from fxsparse.tracing.tape import Mode
+from fxsparse.tracing.traced_module import TracedModule
+
+INTERNAL = "this is an error in fxsparse; please report it with the model"
+
+
+def set_tensors(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors into a module by qualified name; a Parameter stays a Parameter, tied names get the same object."""
+    for key, tensor in tensors.items():
+        path, _, name = key.rpartition(".")
+        owner = module.get_submodule(path)
+        if name in owner._parameters:
+            owner.register_parameter(name, tensor) if not isinstance(owner, nn.RNNBase) else setattr(owner, name, tensor)  # type: ignore[arg-type]
+        else:
+            owner._buffers[name] = tensor
+
+
+def as_new_parameter(old: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor in the role of `old`: parameter or buffer, with gradient or without."""
+    return nn.Parameter(tensor, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else tensor
+
+
+class Builder:
+    """Builds one module; `build` is what others call."""
+
+    def __init__(self, skeleton: nn.Module, structure: Structure, prediction: Prediction) -> None:
+        self.module = copy_with(skeleton, lambda tensor: tensor)
+        self.structure = structure
+        self.prediction = prediction
+        self.rewritten: set[tuple[str, fx.Node]] = set()
+
+    def resize_leaves(self) -> None:
+        expectation = Expectation(self.structure.reading.tapes[0], self.prediction, set())
+        literals: dict[str, dict[str, Any]] = {}
+        for call, said in zip(expectation.reading.tape.calls, expectation.reading.calls, strict=True):
+            if said.literals:
+                known = literals.setdefault(call.owner.module, {})
+                for name, value in said.literals.items():
+                    known.setdefault(name, self.prediction.value(value))
+        for name, module in self.module.named_modules():
+            resize(module, literals.get(name, {}))
+
+    def graph_module(self, name: str) -> TracedModule:
+        found = self.module.get_submodule(name)
+        assert isinstance(found, TracedModule)
+        return found
+
+    def insert_gathers(self, tape: int, mode: Mode) -> set[int]:
+        """Replace loose regions that lost something by one gather each."""
+        ragged, gathers = self.prediction.gathers(tape)
+        if not gathers:
+            return ragged
+        calls = self.structure.reading.tapes[tape].tape.calls
+        done: set[tuple[str, str]] = set()
+        for gather in gathers:
+            owner = calls[gather.calls[0]].owner
+            assert owner.graph is not None and owner.node is not None
+            if (owner.graph, owner.node) not in done:
+                done.add((owner.graph, owner.node))
+                self._insert_gather(gather, calls, mode)
+        for name in {graph for graph, _ in done}:
+            module = self.graph_module(name)
+            _erase_dead_views(module.graphs[mode].graph, {c.owner.node for g in gathers for c in (calls[i] for i in g.calls) if c.owner.graph == name})
+        return ragged
+
+    def _insert_gather(self, gather: Gather, calls: Any, mode: Mode) -> None:
+        last, first = calls[gather.calls[0]].owner, calls[gather.calls[-1]].owner
+        module = self.graph_module(last.graph)
+        traced = module.graphs[mode if mode in module.graphs else "eval"]
+        nodes = {node.name: node for node in traced.graph.nodes}
+        exit_node, entry_node = nodes[last.node], nodes[first.node]
+        source = entry_node.args[0]
+        assert isinstance(source, fx.Node)
+        index = torch.from_numpy(self.prediction.positions(gather.before, gather.after))
+        name = f"_gather_{mode}_{exit_node.name}"
+        device = next((t.device for t in self.module.parameters()), torch.device("cpu"))
+        module.register_buffer(name, index.to(device), persistent=False)
+        with traced.graph.inserting_before(exit_node):
+            where = traced.graph.get_attr(name)
+            new = traced.graph.call_function(torch.index_select, (source, gather.dim, where))
+        exit_node.replace_all_uses_with(new)
+        traced.graph.erase_node(exit_node)
+
+    def repair(self, tape: int, mode: Mode, inputs: tuple[Any, Any]) -> None:
+        """Run on meta node by node; where a node does not do what is expected, rewrite its literals and run it again."""
+        reading = self.structure.reading.tapes[tape]
+        ragged = self.insert_gathers(tape, mode)
+        expectation = Expectation(reading, self.prediction, ragged)
+        meta = copy_with(self.module, _meta)
+        meta.train(mode == "train")
+        twins = {id(m): (name, self.module.get_submodule(name)) for name, m in meta.named_modules(remove_duplicate=False)}
+        seen: dict[tuple[str, str], int] = {}
+
+        def on_node(module: nn.Module, node: fx.Node, run: Callable[[], Any], values: dict[fx.Node, Any]) -> Any:
+            name, twin = twins[id(module)]
+            key = (name, node.name)
+            occurrence = seen[key] = seen.get(key, -1) + 1
+            runs = expectation.by_node.get(key)
+            if runs is None:
+                return run()
+            expected = [expectation.expected(p) for p in runs[min(occurrence, len(runs) - 1)]]
+            return self._run_expected(node, twin, mode, run, values, expected)
+
+        try:
+            tape_now = record_in_place(meta, *inputs, mode, on_node=on_node)
+        except TraceError as error:
+            raise PlanError(f"the changed network does not run: {error}; {INTERNAL}") from error
+        made = [call for call in tape_now.calls if call.owner.node is None]
+        wrong = difference(tape_now, made, [expectation.expected(p) for p in expectation.shell])
+        if wrong is not None:
+            raise PlanError(f"plain Python code of the model, which fxsparse cannot rewrite, does not follow the change: {wrong}; {INTERNAL}")
+
+    def _run_expected(
+        self, node: fx.Node, twin: nn.Module, mode: Mode, run: Callable[[], Any], values: dict[fx.Node, Any], expected: list[Expected]
+    ) -> Any:
+        recorder = ACTIVE.get()
+        assert isinstance(recorder, Recorder) and isinstance(twin, TracedModule)
+        mark = recorder.mark()
+        problem: str | None
+        try:
+            out = run()
+            problem = difference(recorder.tape, recorder.tape.calls[mark:], expected)
+        except Exception as error:  # a literal that no longer fits
+            problem = f"{type(error).__name__}: {error}"
+        if problem is None:
+            return out
+        recorder.rewind(mark)
+        before = (node.op, node.target, node.args, node.kwargs)
+        try:
+            rewrite(node, values, expected)
+            out = run()
+        except Exception as error:
+            raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; rewriting it gave {type(error).__name__}: {error}; {INTERNAL}") from error
+        made = recorder.tape.calls[mark:]
+        last = made[-1].results if made else ()
+        shapes = tuple(recorder.tape.shape(ref) if hasattr(ref, "id") else None for ref in last)
+        same_calls = [c.op for c in made] == [e.call.op for e in expected]
+        wrong = difference(recorder.tape, made, expected) if same_calls else (None if shapes == expected[-1].shapes else f"shapes {shapes} instead of {expected[-1].shapes}")
+        if wrong is not None:
+            raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; after rewriting, {wrong}; {INTERNAL}")
+        self._mirror(node, twin, mode)
+        return out
+
+    def _mirror(self, node: fx.Node, twin: TracedModule, mode: Mode) -> None:
+        """The same change in the real module's graph, whose nodes have the same names."""
+        traced = twin.graphs[mode if mode in twin.graphs else "eval"]
+        nodes = {n.name: n for n in traced.graph.nodes}
+        real = nodes[node.name]
+        real.op, real.target = node.op, node.target
+        real.args = fx.node.map_arg(node.args, lambda n: nodes[n.name])
+        real.kwargs = fx.node.map_arg(node.kwargs, lambda n: nodes[n.name])
+
+
+def _meta(tensor: Tensor) -> Tensor:
+    made = tensor.detach().to("meta")
+    return nn.Parameter(made, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _erase_dead_views(graph: fx.Graph, names: set[str | None]) -> None:
+    """Nodes of a replaced region that nobody uses any more."""
+    for node in reversed(list(graph.nodes)):
+        if node.name in names and not node.users:
+            graph.erase_node(node)
+
+
+def build(skeleton: nn.Module, structure: Structure, prediction: Prediction, tensors: Mapping[str, Tensor], inputs: tuple[Any, Any]) -> nn.Module:
+    """A module with these tensors, every literal in line, checked against the prediction in each recorded mode."""
+    builder = Builder(skeleton, structure, prediction)
+    set_tensors(builder.module, tensors)
+    builder.resize_leaves()
+    meta = meta_inputs(inputs)
+    for tape, reading in enumerate(structure.reading.tapes):
+        builder.repair(tape, reading.tape.mode, meta)
+    for module in builder.module.modules():
+        if isinstance(module, TracedModule):
+            module.recompile()
+    return builder.module

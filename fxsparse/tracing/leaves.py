@@ -1,0 +1,18 @@
+"""Which modules become one node of the graph, and which are traced through."""
+
+from __future__ import annotations
+
+from torch import nn
+
+# Modules that only drop whole samples: traced through, they would bake `training`. Class names, so that their packages need not be there.
+leaf_modules: set[str] = {"StochasticDepth", "DropPath"}
+
+
+def is_leaf(module: nn.Module) -> bool:
+    """torch's own modules without children (a parametrization does not count as one), and `leaf_modules`."""
+    cls = type(module)
+    if hasattr(module, "parametrizations"):
+        cls = cls.__mro__[1]
+    if cls.__name__ in leaf_modules:
+        return True
+    return cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")) and all(name == "parametrizations" for name in module._modules)

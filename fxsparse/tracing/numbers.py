@@ -1,0 +1,112 @@
+"""Numbers that remember where they come from: sizes of traced tensors and what is computed from them.
+
+They are ordinary ints and floats, so that control flow on sizes just works; the fx node is made when a traced call uses one.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+MakeNode = Callable[[], torch.fx.Node]
+
+
+class TracedInt(int):
+    """An int with an fx node behind it."""
+
+    make: MakeNode
+
+    def __new__(cls, value: int, make: MakeNode) -> TracedInt:
+        self = super().__new__(cls, value)
+        self.make = make
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int.__add__(self, 0),)
+
+
+class TracedFloat(float):
+    """A float with an fx node behind it."""
+
+    make: MakeNode
+
+    def __new__(cls, value: float, make: MakeNode) -> TracedFloat:
+        self = super().__new__(cls, value)
+        self.make = make
+        return self
+
+
+Traced = (TracedInt, TracedFloat)
+
+
+def _operand(value: Any) -> Any:
+    return value.make() if isinstance(value, Traced) else value
+
+
+def _lift(function: Callable[..., Any], plain: Any, graph: Callable[[], torch.fx.Graph], *operands: Any) -> Any:
+    memo: list[torch.fx.Node] = []
+
+    def make() -> torch.fx.Node:
+        if not memo:
+            memo.append(graph().call_function(function, tuple(_operand(x) for x in operands)))
+            memo[0].meta["value"] = plain
+        return memo[0]
+
+    if type(plain) is int:
+        return TracedInt(plain, make)
+    return TracedFloat(plain, make) if type(plain) is float else plain
+
+
+_graph_of: list[Callable[[], torch.fx.Graph]] = []  # the graph being built, innermost last
+
+
+def _binary(name: str, function: Callable[[Any, Any], Any], reflected: bool) -> Callable[[Any, Any], Any]:
+    base_int, base_float = getattr(int, name, None), getattr(float, name, None)
+
+    def method(self: Any, other: Any, *rest: Any) -> Any:
+        base = base_int if isinstance(self, int) else base_float
+        plain = base(self, other) if base is not None else NotImplemented
+        if plain is NotImplemented or not _graph_of:
+            return plain
+        a, b = (other, self) if reflected else (self, other)
+        return _lift(function, plain, _graph_of[-1], a, b)
+
+    return method
+
+
+def _unary(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def method(self: Any) -> Any:
+        plain = getattr(int if isinstance(self, int) else float, name)(self)
+        return _lift(function, plain, _graph_of[-1], self) if _graph_of else plain
+
+    return method
+
+
+for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
+    for _type in Traced:
+        setattr(_type, f"__{_name}__", _binary(f"__{_name}__", getattr(operator, _name), reflected=False))
+        setattr(_type, f"__r{_name}__", _binary(f"__r{_name}__", getattr(operator, _name), reflected=True))
+for _type in Traced:
+    _type.__neg__ = _unary("__neg__", operator.neg)  # type: ignore[attr-defined]
+    _type.__abs__ = _unary("__abs__", abs)  # type: ignore[attr-defined]
+TracedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
+TracedFloat.__hash__ = float.__hash__  # type: ignore[method-assign]
+
+
+class building:  # noqa: N801 - reads as a statement
+    """While this is open, arithmetic on traced numbers can write into `graph`."""
+
+    def __init__(self, graph: torch.fx.Graph) -> None:
+        self.graph = graph
+
+    def __enter__(self) -> None:
+        _graph_of.append(lambda: self.graph)
+
+    def __exit__(self, *exc: object) -> None:
+        _graph_of.pop()

@@ -1,0 +1,216 @@
+"""Runs a module on meta tensors and writes down every ATen call.
+
+Values are not there on meta tensors. Where a network asks for one, the recorder answers with something plausible, always the same: a
+number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that the forward pass computes from plain numbers stay real.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fxsparse.errors import Error, TraceError
+from fxsparse.tracing.copies import meta_copy, names_of
+from fxsparse.tracing.tape import Call, Mode, Owner, Ref, Tape, Value
+
+ROWS = 3
+ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
+OnNode = Callable[[nn.Module, torch.fx.Node, Callable[[], Any], dict[torch.fx.Node, Any]], Any]  # module, node, run, values so far
+
+
+class Recorder(TorchDispatchMode):
+    """The dispatch mode that writes the tape; it also knows who is running."""
+
+    def __init__(self, mode: Mode) -> None:
+        super().__init__()
+        self.tape = Tape(mode)
+        self.modules: list[str] = [""]
+        self.node: tuple[str | None, str | None] = (None, None)  # graph, node
+        self.on_node: OnNode | None = None
+        self.names: dict[int, str] = {}
+        self.failed = ""  # the innermost module that raised
+        self._ids: dict[int, int] = {}
+        self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
+        self._metas: dict[int, Tensor] = {}
+
+    # ---- tensors ----------------------------------------------------------------------------------------------------------
+
+    def ref(self, tensor: Tensor, origin: str = "result", key: str | None = None) -> Ref:
+        number = self._ids.get(id(tensor))
+        if number is None:
+            number = self._ids[id(tensor)] = len(self.tape.values)
+            self._alive.append(tensor)
+            self.tape.values.append(Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key))  # type: ignore[arg-type]
+        return Ref(number)
+
+    def adopt(self, module: nn.Module) -> None:
+        """Learn the names of a module's tensors and submodules."""
+        self.names = names_of(module)
+        for origin, named in (
+            ("parameter", module.named_parameters(remove_duplicate=False)),
+            ("buffer", module.named_buffers(remove_duplicate=False)),
+        ):
+            for name, tensor in named:
+                self.tape.keys[name] = self.ref(tensor, origin, name)
+
+    def mark(self) -> int:
+        return len(self.tape.calls)
+
+    def rewind(self, mark: int) -> None:
+        """Forget the calls since a mark: the node that made them runs again."""
+        del self.tape.calls[mark:]
+
+    # ---- calls ------------------------------------------------------------------------------------------------------------
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        as_refs = tree_map_only(Tensor, lambda t: self.ref(t, "constant"), (args, kwargs))
+        out = self._run(func, args, kwargs)
+        results = tuple(self.ref(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
+        self.tape.calls.append(Call(func, as_refs[0], as_refs[1], results, Owner(self.modules[-1], *self.node)))
+        return out
+
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        if any(leaf.is_meta for leaf in leaves):
+            args, kwargs = tree_map_only(Tensor, self._on_meta, (args, kwargs))
+            if kwargs.get("device") is not None:
+                kwargs = {**kwargs, "device": torch.device("meta")}
+            answer = _ANSWERS.get(func._schema.name)
+            if answer is not None:
+                made = answer(*args, **kwargs)
+                if made is not NotImplemented:
+                    return made
+        elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
+            kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
+        return func(*args, **kwargs)
+
+    def _on_meta(self, tensor: Tensor) -> Tensor:
+        if tensor.is_meta or tensor.dim() == 0:
+            return tensor
+        meta = self._metas.get(id(tensor))
+        if meta is None:
+            meta = self._metas[id(tensor)] = tensor.to("meta")
+            self._alive.append(tensor)
+        return meta
+
+
+# ---- answers to questions about values ------------------------------------------------------------------------------------
+
+
+def _scalar(tensor: Tensor) -> Any:
+    if not tensor.is_meta:
+        return NotImplemented
+    return False if tensor.dtype == torch.bool else 1.0 if tensor.dtype.is_floating_point else 1
+
+
+def _index(tensor: Tensor, indices: list[Tensor | None]) -> Any:
+    if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
+        return NotImplemented
+    numbers: list[Tensor | None] = []
+    for i in indices:
+        if i is not None and i.dtype in (torch.bool, torch.uint8):
+            numbers.extend(torch.empty(ROWS, dtype=torch.long, device="meta") for _ in range(i.dim()))
+        else:
+            numbers.append(i)
+    return torch.ops.aten.index.Tensor(tensor, numbers)
+
+
+def _rows(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return tensor.new_empty((min(ROWS, max(tensor.shape[0], 1)) if tensor.dim() else 1,), dtype=torch.long)
+
+
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "aten::_local_scalar_dense": _scalar,
+    "aten::nonzero": lambda t: t.new_empty((ROWS, t.dim()), dtype=torch.long),
+    "aten::index": _index,
+    "aten::masked_select": lambda t, mask: t.new_empty((ROWS,)),
+    "aten::unique_dim": lambda t, *a, **k: (t.new_empty((ROWS,)), _rows(t), _rows(t)),
+    "aten::_unique2": lambda t, *a, **k: (t.new_empty((ROWS,)), t.new_empty(t.shape, dtype=torch.long), _rows(t)),
+    "aten::equal": lambda a, b: False,
+    "torchvision::nms": _rows,
+}
+
+
+@contextlib.contextmanager
+def recording(recorder: Recorder) -> Iterator[None]:
+    """Make `recorder` the active one: module calls set the owner, traced modules run node by node."""
+    call = nn.Module.__call__
+
+    def owned_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        name = recorder.names.get(id(module))
+        if name is None:
+            return call(module, *args, **kwargs)
+        recorder.modules.append(name)
+        try:
+            return call(module, *args, **kwargs)
+        except Exception:
+            recorder.failed = recorder.failed or name
+            raise
+        finally:
+            recorder.modules.pop()
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    token = ACTIVE.set(recorder)
+    torch.backends.mha.set_fastpath_enabled(False)
+    nn.Module.__call__ = owned_call  # type: ignore[method-assign]
+    try:
+        with torch.no_grad(), recorder:
+            yield
+    finally:
+        nn.Module.__call__ = call  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(fast)
+        ACTIVE.reset(token)
+
+
+def as_arguments(args: Any) -> tuple[Any, ...]:
+    """A single tensor is fine where a tuple of inputs is asked for."""
+    return tuple(args) if isinstance(args, (tuple, list)) else (args,)
+
+
+def meta_inputs(args: Any) -> Any:
+    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), args)
+
+
+def describe(args: Any) -> str:
+    return ", ".join(str(tuple(leaf.shape)) if isinstance(leaf, Tensor) else repr(leaf) for leaf in tree_leaves(args)) or "nothing"
+
+
+def record(
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, mode: Mode = "eval", *, on_node: OnNode | None = None
+) -> Tape:
+    """The tape of one run of `module`, which is left as it was."""
+    copy = meta_copy(module)
+    copy.train(mode == "train")
+    return record_in_place(copy, args, kwargs, mode, on_node=on_node)
+
+
+def record_in_place(
+    copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None
+) -> Tape:
+    """Like `record`, on a module that is on meta tensors already and may be run."""
+    recorder = Recorder(mode)
+    recorder.on_node = on_node
+    recorder.adopt(copy)
+    arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
+    recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
+    try:
+        with recording(recorder):
+            out = copy(*arguments, **keywords)
+    except Error:
+        raise
+    except Exception as error:
+        where = recorder.failed or type(copy).__name__
+        raise TraceError(
+            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs or {}))}: {error}; "
+            "check that model(*example_inputs) runs"
+        ) from error
+    recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+    return recorder.tape

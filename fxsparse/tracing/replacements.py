@@ -1,0 +1,125 @@
+"""Modules that insist on sizes which pruning breaks, and their equivalents that do not.
+
+`nn.MultiheadAttention` wants embed_dim == heads x head_dim and one width for queries, keys and values. `FreeAttention` has the same
+state_dict keys and the same arithmetic, and every size of it is free.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class FreeAttention(nn.Module):
+    """Multi-head attention whose heads, head dimensions and widths are independent of each other."""
+
+    def __init__(self, source: nn.MultiheadAttention) -> None:
+        super().__init__()
+        for name, parameter in source._parameters.items():
+            self.register_parameter(name, parameter)
+        self.out_proj = source.out_proj
+        self.embed_dim, self.num_heads, self.dropout = source.embed_dim, source.num_heads, source.dropout
+        self.batch_first, self.add_zero_attn = source.batch_first, source.add_zero_attn
+        self._qkv_same_embed_dim = source._qkv_same_embed_dim
+        self.has_bias_kv = source.bias_k is not None
+        self.head_dim = source.head_dim
+        self.scale = 1.0 / math.sqrt(source.head_dim)
+        self.train(source.training)
+        self._forward_hooks, self._forward_pre_hooks = source._forward_hooks, source._forward_pre_hooks
+        self._forward_hooks_with_kwargs, self._forward_pre_hooks_with_kwargs = source._forward_hooks_with_kwargs, source._forward_pre_hooks_with_kwargs
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        batched = query.dim() == 3
+        if not batched:
+            query, key, value = (x.unsqueeze(0 if self.batch_first else 1) for x in (query, key, value))
+            key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+        if not self.batch_first:
+            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+        q, k, v = self._project(query, key, value)
+        mask = self._mask(attn_mask, key_padding_mask, q)
+        batch = q.shape[0]
+        if self.has_bias_kv:
+            k = torch.cat([k, self.bias_k.expand(batch, -1, -1)], dim=1)
+            v = torch.cat([v, self.bias_v.expand(batch, -1, -1)], dim=1)
+            mask = None if mask is None else F.pad(mask, (0, 1))
+        q, k, v = (x.reshape(batch, x.shape[1], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
+        if self.add_zero_attn:
+            k = torch.cat([k, torch.zeros_like(k[:, :, :1])], dim=2)
+            v = torch.cat([v, torch.zeros_like(v[:, :, :1])], dim=2)
+            mask = None if mask is None else F.pad(mask, (0, 1))
+        weights = None
+        if need_weights:
+            scores = (q * self.scale) @ k.transpose(-2, -1)
+            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
+            weights = F.dropout(weights, self.dropout, self.training)
+            out = weights @ v
+        else:
+            dropout = self.dropout if self.training else 0.0
+            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
+        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        if weights is not None and average_attn_weights:
+            weights = weights.mean(dim=1)
+        if not self.batch_first:
+            out = out.transpose(0, 1)
+        if not batched:
+            out = out.squeeze(0 if self.batch_first else 1)
+            weights = None if weights is None else weights.squeeze(0)
+        return out, weights
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if self._qkv_same_embed_dim:
+            if query is key and key is value:
+                q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+                return q, k, v
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
+        return q, k, v
+
+    @staticmethod
+    def _mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
+        def additive(mask: Tensor) -> Tensor:
+            return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask
+
+        mask = None
+        if attn_mask is not None:
+            mask = additive(attn_mask)
+            if mask.dim() == 3:
+                mask = mask.unflatten(0, (q.shape[0], -1))
+        if padding is not None:
+            padding = additive(padding)[:, None, None, :]
+            mask = padding if mask is None else mask + padding
+        return mask
+
+
+def replace_attention(module: nn.Module) -> nn.Module:
+    """Every nn.MultiheadAttention in a structural copy becomes a FreeAttention that holds the same tensors."""
+    made: dict[int, FreeAttention] = {}
+
+    def replacement(old: nn.Module) -> nn.Module:
+        if type(old) is not nn.MultiheadAttention:
+            return old
+        if id(old) not in made:
+            made[id(old)] = FreeAttention(old)
+        return made[id(old)]
+
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None:
+                parent._modules[name] = replacement(child)
+    return replacement(module)

@@ -1,0 +1,154 @@
+"""A module whose forward is an fx graph, or two: one for eval and one for train where they differ.
+
+It is the user's own module in everything else: class (a subclass of it), attributes, children, state_dict keys, hooks.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import itertools
+import linecache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from fxsparse.errors import TraceError
+from fxsparse.tracing.recorder import ACTIVE
+from fxsparse.tracing.tape import Mode
+
+_numbers = itertools.count()
+
+
+@dataclass
+class TracedGraph:
+    """One mode's graph: its inputs are the leaves of the arguments, its output a flat list of leaves."""
+
+    graph: torch.fx.Graph
+    parameters: tuple[str, ...]  # placeholder names, one for each tensor leaf of the arguments
+    in_spec: TreeSpec
+    constants: tuple[tuple[int, Any], ...]  # leaf position -> the value that is baked into the graph
+    out_spec: TreeSpec
+    function: Callable[..., Any] | None = field(default=None, compare=False)
+
+    def compile(self) -> Callable[..., Any]:
+        if self.function is None:
+            code = self.graph.python_code("self")
+            name = f"<fxsparse graph {next(_numbers)}>"
+            namespace = dict(code.globals)
+            exec(compile(code.src, name, "exec"), namespace)
+            linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
+            self.function = namespace["forward"]
+        return self.function
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedGraph:
+        return TracedGraph(copy.deepcopy(self.graph), self.parameters, self.in_spec, self.constants, self.out_spec)
+
+
+class TracedModule(nn.Module):
+    """Mixed into the user's class by `as_traced`."""
+
+    graphs: dict[Mode, TracedGraph]
+    train_error: str
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        traced = self.graph_now()
+        leaves = self._leaves(traced, args, kwargs)
+        recorder = ACTIVE.get()
+        flat = traced.compile()(self, *leaves) if recorder is None else self._interpret(traced, leaves)
+        return tree_unflatten(list(flat), traced.out_spec)
+
+    def graph_now(self) -> TracedGraph:
+        """The graph of the present mode."""
+        if self.training and self.train_error:
+            raise TraceError(self.train_error)
+        return self.graphs["train"] if self.training and "train" in self.graphs else self.graphs["eval"]
+
+    def recompile(self) -> None:
+        """After a graph was edited: make its code anew."""
+        for traced in self.graphs.values():
+            traced.graph.lint()
+            traced.function = None
+
+    def _leaves(self, traced: TracedGraph, args: Any, kwargs: Any) -> list[Any]:
+        leaves, spec = flatten_call(type(self), args, kwargs)
+        if spec != traced.in_spec:
+            raise TraceError(f"{type(self).__name__} was traced with other arguments: it takes {traced.in_spec}, and got {spec}; trace it again")
+        for position, value in traced.constants:
+            given = leaves[position]
+            if isinstance(given, Tensor) or given != value:
+                raise TraceError(f"{type(self).__name__} was traced with argument {value!r}, and got {given!r}; trace it again with that one")
+        baked = {position for position, _ in traced.constants}
+        return [leaf for position, leaf in enumerate(leaves) if position not in baked]
+
+    def _interpret(self, traced: TracedGraph, leaves: list[Any]) -> Any:
+        recorder = ACTIVE.get()
+        assert recorder is not None
+        outer = recorder.node
+        name = recorder.names.get(id(self), "")
+        values: dict[torch.fx.Node, Any] = {}
+        inputs = iter(leaves)
+        try:
+            for node in list(traced.graph.nodes):
+                recorder.node = (name, node.name)
+                if node.op == "placeholder":
+                    values[node] = next(inputs)
+                elif node.op == "output":
+                    return torch.fx.node.map_arg(node.args[0], values.__getitem__)
+                elif recorder.on_node is not None:
+                    values[node] = recorder.on_node(self, node, lambda node=node: self.run_node(node, values), values)  # type: ignore[misc]
+                else:
+                    values[node] = self.run_node(node, values)
+        finally:
+            recorder.node = outer
+        raise AssertionError("a graph without output")
+
+    def run_node(self, node: torch.fx.Node, values: dict[torch.fx.Node, Any]) -> Any:
+        args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
+        if node.op == "call_function":
+            return node.target(*args, **kwargs)  # type: ignore[operator]
+        assert isinstance(node.target, str)
+        if node.op == "call_method":
+            return getattr(args[0], node.target)(*args[1:], **kwargs)
+        found: Any = self
+        for part in node.target.split("."):
+            found = getattr(found, part)
+        return found if node.op == "get_attr" else found(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> TracedModule:
+        twin = self.__class__.__new__(self.__class__)
+        memo[id(self)] = twin
+        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        return twin
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TraceError("a traced network is not pickled; save it with fxsparse.save and load it into a fresh model with fxsparse.load")
+
+
+def flatten_call(cls: type, args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec]:
+    """Arguments as leaves, in the order of the signature, however they were given."""
+    original = original_class(cls)
+    try:
+        bound = inspect.signature(original.forward).bind(None, *args, **kwargs)
+        given = dict(list(bound.arguments.items())[1:])
+    except (TypeError, ValueError):
+        given = {"args": args, **kwargs}
+    return tree_flatten(given)
+
+
+def original_class(cls: type) -> type:
+    return next((base for base in cls.__mro__ if not issubclass(base, TracedModule)), cls)
+
+
+def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: str = "") -> TracedModule:
+    """Turn a module (a copy of the user's) into a traced one, in place."""
+    cls = type(module)
+    module.__class__ = type(f"Traced{cls.__name__}", (TracedModule, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    module.__dict__["graphs"] = graphs
+    module.__dict__["train_error"] = train_error
+    assert isinstance(module, TracedModule)
+    return module
