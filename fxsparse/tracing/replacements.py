@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fxsparse.errors import PlanError
+
 
 class FreeAttention(nn.Module):
     """Multi-head attention whose heads, head dimensions and widths are independent of each other."""
@@ -123,3 +125,30 @@ def replace_attention(module: nn.Module) -> nn.Module:
             if child is not None:
                 parent._modules[name] = replacement(child)
     return replacement(module)
+
+
+def restore_attention(module: nn.Module) -> nn.Module:
+    """The inverse of `replace_attention`, for attention whose sizes nn.MultiheadAttention can express."""
+
+    def restored(new: nn.Module) -> nn.Module:
+        if not isinstance(new, FreeAttention):
+            return new
+        width = new.out_proj.weight.shape[0]
+        inner = new.out_proj.weight.shape[1]
+        if width != new.embed_dim or inner != new.embed_dim:
+            raise PlanError(
+                f"nn.MultiheadAttention wants embed_dim == heads x head_dim, but the pruned attention has width {width} and "
+                f"{inner} inner dimensions; use network.module, which is free of that"
+            )
+        old = nn.MultiheadAttention.__new__(nn.MultiheadAttention)
+        nn.Module.__init__(old)
+        old.__dict__.update({k: v for k, v in new.__dict__.items() if k not in ("has_bias_kv", "scale")})
+        old.kdim = new.k_proj_weight.shape[1] if not new._qkv_same_embed_dim else width
+        old.vdim = new.v_proj_weight.shape[1] if not new._qkv_same_embed_dim else width
+        return old
+
+    for parent in list(module.modules()):
+        for name, child in list(parent._modules.items()):
+            if child is not None:
+                parent._modules[name] = restored(child)
+    return restored(module)

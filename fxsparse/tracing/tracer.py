@@ -7,6 +7,7 @@ decorators see what they always see. One run yields the fx graph and the tape.
 from __future__ import annotations
 
 import inspect
+import math
 import operator
 import sys
 from collections.abc import Callable, Mapping
@@ -152,6 +153,8 @@ class _Graphing(TorchFunctionMode):
         if target is torch.tensor or target is torch.as_tensor:
             args = tuple(_plain(a) if not isinstance(a, Tensor) else a for a in args)
         node = self.graph.create_node(op, target, self.argument(tuple(args)), self.argument(dict(kwargs)))
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            node.meta["scale"] = 1.0 / math.sqrt(real[0][0].shape[-1])  # what the default stands for; it must not follow a pruned width
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
         mark = self.recorder.mark()

@@ -1,0 +1,210 @@
+"""`Network`: the one value that passes take and return.
+
+A network is a module together with what is known of it: its groups, which of their units live, and a journal of what was removed. It is
+never changed; shrinking and regrowing give new networks. Unit numbers are those of the network as it was first traced, for ever.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fxsparse.axes.predict import Prediction
+from fxsparse.axes.reader import read
+from fxsparse.axes.solve import solve
+from fxsparse.channels.costs import with_costs
+from fxsparse.channels.groups import Group, Structure, group
+from fxsparse.channels.view import to_networkx
+from fxsparse.surgery.build import as_new_parameter, build
+from fxsparse.surgery.growth import initialised
+from fxsparse.surgery.journal import Init, Journal, Places, convert
+from fxsparse.surgery.original import as_original
+from fxsparse.surgery.plan import Units, checked, numbers, predict
+from fxsparse.tracing.copies import copy_with, to_meta
+from fxsparse.tracing.recorder import as_arguments, meta_inputs
+from fxsparse.tracing.trace import trace as trace_module
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclass(frozen=True, eq=False)
+class Origin:
+    """What all networks that come from one trace share."""
+
+    skeleton: nn.Module  # the dense module on meta tensors
+    structure: Structure
+    inputs: tuple[Any, dict[str, Any]]  # example inputs on meta
+    notes: tuple[str, ...]
+    islands: tuple[str, ...]
+    original: type[nn.Module]
+
+
+class Kept(Mapping[str, dict[int, list[int]]]):
+    """state_dict key -> axis -> the original indices that are still there."""
+
+    def __init__(self, network: Network) -> None:
+        self._structure = network.origin.structure
+        self._prediction = network.prediction
+        self._keys = {key: self._structure.reading.aliases.get(key, key) for key in network.module.state_dict()}
+
+    def __getitem__(self, key: str) -> dict[int, list[int]]:
+        axes = self._structure.reading.tensors[self._keys[key]]
+        return {i: np.flatnonzero(self._prediction.mask(axis)).tolist() for i, axis in enumerate(axes)}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A traced network and its coupled channels. Make one with `fxsparse.trace`."""
+
+    module: nn.Module
+    origin: Origin
+    living: Mapping[str, tuple[int, ...]]
+    journal: Journal = field(default_factory=Journal)
+    provenance: tuple[str, ...] = ()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        prunable = [g for g in self.groups if g.prunable]
+        units = sum(len(g.units) for g in prunable)
+        return f"Network({self.origin.original.__name__}, {len(prunable)} prunable groups of {units} units, {len(self.groups) - len(prunable)} protected)"
+
+    # ---- what it is made of -----------------------------------------------------------------------------------------------
+
+    @cached_property
+    def prediction(self) -> Prediction:
+        return predict(self.origin.structure, self.living)
+
+    @cached_property
+    def groups(self) -> tuple[Group, ...]:
+        """All groups, in the order of the network; costs are those of the present widths."""
+        present = tuple(replace(g, units=self.living[g.name]) for g in self.origin.structure.groups.values())
+        return with_costs(self.origin.structure, self.prediction, present)
+
+    def group(self, name: str) -> Group:
+        """One group by name."""
+        checked(self.origin.structure, {name: self.living.get(name, (0,))}, {**self.living})
+        return next(g for g in self.groups if g.name == name)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What could not be traced or understood, in words."""
+        return (*self.origin.notes, *(f"{name.replace('.', '::')}: {why}" for name, why in self.origin.structure.reading.unknown.items()))
+
+    @property
+    def kept(self) -> Kept:
+        return Kept(self)
+
+    def places(self, key: str) -> Places:
+        """axis -> surviving coordinates of a tensor; axes that lost nothing are not there."""
+        reading = self.origin.structure.reading
+        axes = reading.tensors[reading.aliases.get(key, key)]
+        masks = {i: self.prediction.mask(axis) for i, axis in enumerate(axes) if axis}
+        return {i: np.flatnonzero(mask) for i, mask in masks.items() if not mask.all()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every parameter and buffer by every name, tied names sharing one object."""
+        named = {**dict(self.module.named_parameters(remove_duplicate=False)), **dict(self.module.named_buffers(remove_duplicate=False))}
+        known = self.origin.structure.reading
+        return {key: tensor for key, tensor in named.items() if key in known.tensors or key in known.aliases}
+
+    def to_networkx(self) -> networkx.MultiDiGraph[str]:
+        """Groups and tensors as a graph: an edge for each member, with its axis and role."""
+        return to_networkx(self.groups, {key: tuple(t.shape) for key, t in self.tensors().items()})
+
+    # ---- changing it --------------------------------------------------------------------------------------------------------
+
+    def shrink(self, keep: Units) -> Network:
+        """A new network that keeps these units of the named groups, and all others whole."""
+        plan = checked(self.origin.structure, keep, self.living)
+        return self.with_living({**self.living, **plan})
+
+    def regrow(self, grow: Units | None = None, init: Init = "journal") -> Network:
+        """A new network with removed units back: all of them, or these. `journal` restores their values bit for bit, `zero` keeps the
+        function as it is (consuming slices are zero), `fresh` draws new values."""
+        structure = self.origin.structure
+        everything = {name: tuple(range(len(classes))) for name, classes in structure.classes.items()}
+        if grow is None:
+            return self.with_living(everything, init)
+        wanted: dict[str, tuple[int, ...]] = {}
+        for name, units in grow.items():
+            checked(structure, {name: self.living.get(name, (0,))}, {**self.living})
+            missing = sorted(set(everything[name]) - set(self.living[name]))
+            wanted[name] = tuple(sorted({*self.living[name], *numbers(name, units, missing or [-1])}))
+        return self.with_living({**self.living, **wanted}, init)
+
+    def with_living(self, living: Mapping[str, tuple[int, ...]], init: Init = "journal") -> Network:
+        """The network in which exactly these units live."""
+        prediction = predict(self.origin.structure, living)
+        target = Network(self.module, self.origin, dict(living), self.journal, self.provenance)
+        target.__dict__["prediction"] = prediction
+        tensors, journal = self._converted(target, init)
+        module = build(self.origin.skeleton, self.origin.structure, prediction, tensors, self.origin.inputs)
+        module.train(self.module.training)
+        for name, old in self.module.named_modules():
+            module.get_submodule(name).training = old.training
+        result = Network(module, self.origin, dict(living), journal, self.provenance)
+        result.__dict__["prediction"] = prediction
+        return result
+
+    def _converted(self, target: Network, init: Init) -> tuple[dict[str, Tensor], Journal]:
+        """This network's tensors in the target's shapes, and the target's journal."""
+        dense_shapes = {**dict(self.origin.skeleton.named_parameters(remove_duplicate=False)), **dict(self.origin.skeleton.named_buffers(remove_duplicate=False))}
+        reading = self.origin.structure.reading
+        made: dict[str, Tensor] = {}
+        remembered: dict[str, Tensor] = {}
+        with torch.no_grad():
+            for key, tensor in self.tensors().items():
+                first = reading.aliases.get(key, key)
+                if first not in made:
+                    before, after = self.places(first), target.places(first)
+                    values, full = convert(tensor, before, after, self.journal.tensors.get(first), dense_shapes[key].shape)
+                    if init != "journal":
+                        values = initialised(self, target, first, values, init)
+                    made[first] = as_new_parameter(tensor, values)
+                    if full is not None:
+                        remembered[first] = full
+                made[key] = made[first]
+        return made, Journal(remembered, self.journal.optimizer)
+
+    def as_original(self) -> nn.Module:
+        """The user's own class, resized; an error where a literal in its source would have had to change."""
+        return as_original(self)
+
+
+def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Network:
+    """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
+    network shares its parameters."""
+    args = as_arguments(example_inputs)
+    traced = trace_module(model, args, kwargs)
+    reading = read(traced.tapes)
+    structure = group(reading, solve(reading.algebra))
+    held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
+    skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)
+    inputs = meta_inputs((args, dict(kwargs or {})))
+    origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, type(model))
+    living = {name: g.units for name, g in structure.groups.items()}
+    return Network(traced.module, origin, living)
+
+
+def compatible(a: Network, b: Network) -> bool:
+    """Whether two networks come from the same trace."""
+    return a.origin is b.origin
+
+
+def as_sequence(units: Sequence[int]) -> tuple[int, ...]:
+    return tuple(sorted(int(u) for u in units))

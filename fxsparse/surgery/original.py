@@ -1,0 +1,64 @@
+"""Back to the user's own class, where only tensors and attributes had to change."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from fxsparse.errors import PlanError, TraceError
+from fxsparse.surgery.expectation import Expectation, difference
+from fxsparse.tracing.copies import meta_copy, shared_copy
+from fxsparse.tracing.recorder import record
+from fxsparse.tracing.replacements import FreeAttention, restore_attention
+from fxsparse.tracing.traced_module import TracedModule, original_class
+
+if TYPE_CHECKING:
+    from fxsparse.network import Network
+
+
+def as_original(network: Network) -> nn.Module:
+    """The result shares its tensors with the network's module."""
+    module = shared_copy(network.module)
+    for each in list(module.modules()):
+        if isinstance(each, TracedModule):
+            each.__class__ = original_class(type(each))
+            for name in ("graphs", "train_error"):
+                each.__dict__.pop(name, None)
+            for name in [b for b in each._buffers if b.startswith("_gather_")]:
+                del each._buffers[name]
+                each._non_persistent_buffers_set.discard(name)
+    module = restore_attention(module)
+    _check(network, module)
+    return module
+
+
+def _check(network: Network, module: nn.Module) -> None:
+    """Run the class's own code on meta and compare it with what the algebra predicts."""
+    reading = network.origin.structure.reading.tapes[0]
+    args, kwargs = network.origin.inputs
+    where = "a size is written in its source, so that the traced module must be used (network.module)"
+    try:
+        tape = record(meta_copy(module), args, kwargs, "eval")
+    except TraceError as error:
+        raise PlanError(f"{type(module).__name__} cannot run at the new widths: {where}: {error}") from error
+    if any(isinstance(m, FreeAttention) for m in network.module.modules()):
+        same = [tape.shape(ref) for ref in tape.outputs] == [network.prediction.shape(reading.axes[ref.id]) for ref in reading.tape.outputs]
+        if not same:
+            raise PlanError(f"{type(module).__name__} gives outputs of other shapes at the new widths: {where}")
+        return
+    ragged, _ = network.prediction.gathers(0)
+    expectation = Expectation(reading, network.prediction, ragged)
+    wrong = difference(tape, tape.calls, [expectation.expected(p) for p in range(len(reading.tape.calls))])
+    if wrong is not None:
+        owner = next(
+            (c.owner.module for c, p in zip(tape.calls, range(len(reading.tape.calls)), strict=False)
+             if difference(tape, [c], [expectation.expected(p)]) is not None),
+            "",
+        )  # fmt: skip
+        raise PlanError(f"{type(module).__name__} does something else at the new widths, in {owner or 'its forward'!r}: {wrong}; {where}")
+
+
+def same_tensors(a: nn.Module, b: nn.Module) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
