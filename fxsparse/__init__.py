@@ -1,0 +1,14 @@
+"""fxsparse: a compiler for sparsity on torch.fx."""
+
+from fxsparse.axes.rules import register_rule, unregister_rule
+from fxsparse.errors import BudgetError, CheckpointError, Error, LoweringError, PlanError, RuleError, TraceError, VerificationError
+from fxsparse.network import Network, trace
+from fxsparse.surgery.carry import carry
+from fxsparse.surgery.saving import load, save
+from fxsparse.surgery.verify import Proof, verify
+from fxsparse.version import __version__
+
+__all__ = [
+    "BudgetError", "CheckpointError", "Error", "LoweringError", "Network", "PlanError", "Proof", "RuleError", "TraceError", "VerificationError",
+    "__version__", "carry", "load", "register_rule", "save", "trace", "unregister_rule", "verify",
+]  # fmt: skip

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from fxsparse.axes.predict import Prediction
 from fxsparse.axes.reader import read
@@ -27,7 +28,7 @@ from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
 from fxsparse.tracing.copies import copy_with, to_meta
-from fxsparse.tracing.recorder import as_arguments, meta_inputs
+from fxsparse.tracing.recorder import as_arguments
 from fxsparse.tracing.trace import trace as trace_module
 
 if TYPE_CHECKING:
@@ -172,14 +173,17 @@ class Network:
                 first = reading.aliases.get(key, key)
                 if first not in made:
                     before, after = self.places(first), target.places(first)
-                    values, full = convert(tensor, before, after, self.journal.tensors.get(first), dense_shapes[key].shape)
+                    dense = self.journal.tensors.get(first)
+                    if dense is None and init != "journal":
+                        dense = torch.zeros(dense_shapes[key].shape, dtype=tensor.dtype, device=tensor.device)
+                    values, full = convert(tensor, before, after, dense, dense_shapes[key].shape)
                     if init != "journal":
                         values = initialised(self, target, first, values, init)
                     made[first] = as_new_parameter(tensor, values)
                     if full is not None:
                         remembered[first] = full
                 made[key] = made[first]
-        return made, Journal(remembered, self.journal.optimizer)
+        return made, Journal(remembered, self.journal.followers, init)
 
     def as_original(self) -> nn.Module:
         """The user's own class, resized; an error where a literal in its source would have had to change."""
@@ -195,10 +199,18 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
     skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)
-    inputs = meta_inputs((args, dict(kwargs or {})))
+    inputs = example_inputs_of(args, kwargs)
     origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, type(model))
     living = {name: g.units for name, g in structure.groups.items()}
     return Network(traced.module, origin, living)
+
+
+def example_inputs_of(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    """Floating inputs on meta (their values do not matter), whole numbers as they are (they may be indices)."""
+    made: tuple[Any, dict[str, Any]] = tree_map_only(
+        Tensor, lambda t: t.detach().to("meta") if t.dtype.is_floating_point or t.is_complex() else t.detach().clone(), (args, dict(kwargs or {}))
+    )
+    return made
 
 
 def compatible(a: Network, b: Network) -> bool:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from fxsparse.axes.factors import Atoms
+from fxsparse.errors import PlanError
 
 Init = Literal["journal", "zero", "fresh"]
 Places = dict[int, Atoms]  # axis -> surviving coordinates; axes that lost nothing are not there
@@ -18,10 +19,11 @@ Places = dict[int, Atoms]  # axis -> surviving coordinates; axes that lost nothi
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Dense tensors by name, and dense optimizer state by parameter name and state name. Never changed in place."""
+    """Dense tensors by name, and those of optimizers and averaged copies. Never changed in place."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
-    optimizer: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    followers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    init: Init = "journal"  # how the network that holds this journal was made
 
 
 def take(tensor: Tensor, places: Places) -> Tensor:
@@ -55,5 +57,9 @@ def convert(tensor: Tensor, before: Places, after: Places, dense: Tensor | None,
     """A tensor at the coordinates `after`, and what to remember: the dense value, or None while nothing is missing."""
     if not before and not after:
         return tensor.detach().clone(), None
-    full = put(dense if dense is not None else torch.zeros(shape, dtype=tensor.dtype, device=tensor.device), before, tensor.detach())
+    if dense is None:
+        if any(not np.isin(after.get(axis, np.arange(shape[axis])), index).all() for axis, index in before.items()):
+            raise PlanError("the values of the removed units are not remembered; regrow with init='zero' or 'fresh', or save with journal=True")
+        dense = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    full = put(dense.to(tensor.device, tensor.dtype), before, tensor.detach())
     return take(full, after), full if after else None

@@ -12,5 +12,7 @@ from fxsparse.axes.rules.windows import windows
 from fxsparse.axes.table import Rules
 
 RULES = Rules(pointwise, movement, slicing, creation, contractions, normalisation, reductions, windows, indexing)
+register_rule = RULES.register
+unregister_rule = RULES.unregister
 
-__all__ = ["RULES"]
+__all__ = ["RULES", "register_rule", "unregister_rule"]

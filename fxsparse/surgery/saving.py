@@ -1,0 +1,196 @@
+"""A network as two files: structure.json says which units live, weights.safetensors holds the numbers. Nothing is ever executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from fxsparse.errors import CheckpointError, PlanError
+from fxsparse.surgery.build import as_new_parameter, build
+from fxsparse.surgery.journal import Journal, take
+from fxsparse.surgery.plan import checked, predict
+
+if TYPE_CHECKING:
+    from fxsparse.network import Network
+
+FORMAT = "fxsparse/1"
+DTYPES = {str(d).removeprefix("torch."): d for d in (
+    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64,
+)}  # fmt: skip
+
+
+def fingerprint(network: Network) -> str:
+    """Of the network as it was first traced: tensors with their shapes, groups with their sizes."""
+    structure = network.origin.structure
+    shapes = {key: list(t.shape) for key, t in sorted(network.origin.skeleton.state_dict().items())}
+    groups = {name: [len(g.units), g.prunable] for name, g in structure.groups.items()}
+    return hashlib.sha256(json.dumps([shapes, groups], sort_keys=True).encode()).hexdigest()
+
+
+def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = False) -> None:
+    """Write a network to a folder. With `journal`, removed values are written as well, so that a loaded network can regrow."""
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    reading = network.origin.structure.reading
+    weights = {k: t.detach().contiguous() for k, t in network.module.state_dict().items() if k not in reading.aliases}
+    living = {name: list(units) for name, units in network.living.items() if len(units) != len(network.origin.structure.classes[name])}
+    text = json.dumps(
+        {
+            "format": FORMAT,
+            "model": network.origin.original.__qualname__,
+            "fingerprint": fingerprint(network),
+            "inputs": _encode(network.origin.inputs),
+            "living": living,
+            "provenance": list(network.provenance),
+            "journal": journal,
+        },
+        indent=1,
+    )
+    files: dict[str, Any] = {"weights.safetensors": lambda to: save_file(weights, to)}
+    if journal:
+        remembered = {k: t.contiguous() for k, t in network.journal.tensors.items()}
+        files["journal.safetensors"] = lambda to: save_file(remembered, to)
+    files["structure.json"] = lambda to: Path(to).write_text(text)
+    _write_all(path, files)
+
+
+def _write_all(path: Path, files: Mapping[str, Any]) -> None:
+    """All files next to their places first, then all renames: an interrupted save leaves the old files."""
+    with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as temporary:
+        for name, write in files.items():
+            write(os.path.join(temporary, name))
+        for name in files:
+            os.replace(os.path.join(temporary, name), path / name)
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
+    """A saved network in a fresh instance of the original model; the model's own weights do not matter."""
+    from fxsparse.network import Network, trace
+
+    path = Path(folder)
+    said = _read_json(path / "structure.json")
+    args, kwargs = _decode(said["inputs"], "inputs")
+    dense = trace(model, tuple(args), kwargs)
+    if fingerprint(dense) != said["fingerprint"]:
+        raise CheckpointError(f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups")
+    try:
+        structure = dense.origin.structure
+        living = {**dense.living, **checked(structure, said["living"], dense.living)}
+        prediction = predict(structure, living)
+    except PlanError as error:
+        raise CheckpointError(f"{path / 'structure.json'} is damaged: {error}") from error
+    result = Network(dense.module, dense.origin, living)
+    tensors = _tensors(dense, result, _read_weights(path / "weights.safetensors"), path)
+    module = build(dense.origin.skeleton, structure, prediction, tensors, dense.origin.inputs)
+    module.train(model.training)
+    remembered = _read_weights(path / "journal.safetensors") if said["journal"] else {}
+    _check_journal(dense, remembered, path)
+    return Network(module, dense.origin, living, Journal(remembered), tuple(said["provenance"]))
+
+
+def _tensors(dense: Network, target: Network, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    reading = dense.origin.structure.reading
+    saved = {key for key in dense.module.state_dict() if key not in reading.aliases}
+    missing, strange = sorted(saved - set(weights)), sorted(set(weights) - saved)
+    if missing or strange:
+        what = f"{missing[0]!r} is missing" if missing else f"{strange[0]!r} does not belong there"
+        raise CheckpointError(f"{path / 'weights.safetensors'} does not fit its structure.json: {what}")
+    made: dict[str, Tensor] = {}
+    for key, tensor in dense.tensors().items():
+        first = reading.aliases.get(key, key)
+        if first not in made:
+            value = weights[first].to(tensor.device) if first in weights else take(tensor.detach(), target.places(first))
+            wanted = target.prediction.shape(reading.tensors[first])
+            if tuple(value.shape) != wanted:
+                raise CheckpointError(f"{path / 'weights.safetensors'}: {first!r} has shape {tuple(value.shape)}, and structure.json says {wanted}")
+            made[first] = as_new_parameter(tensor, value)
+        made[key] = made[first]
+    return made
+
+
+def _check_journal(dense: Network, remembered: dict[str, Tensor], path: Path) -> None:
+    shapes = {key: t.shape for key, t in dense.tensors().items()}
+    for key, tensor in remembered.items():
+        if shapes.get(key) != tensor.shape:
+            raise CheckpointError(f"{path / 'journal.safetensors'}: {key!r} of shape {tuple(tensor.shape)} does not belong to this model")
+
+
+def _read_weights(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there; a saved network has structure.json and weights.safetensors") from None
+    except (SafetensorError, OSError, ValueError, KeyError, MemoryError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path} is not there; a saved network has structure.json and weights.safetensors") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: {error}") from error
+    if not isinstance(said, dict) or said.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is no {FORMAT} file; it was written by something else or by another version")
+    types = {"model": str, "fingerprint": str, "living": dict, "provenance": list, "journal": bool, "inputs": dict}
+    for name, kind in types.items():
+        if not isinstance(said.get(name), kind):
+            raise CheckpointError(f"{path} is damaged: {name!r} should be a {kind.__name__}")
+    if not all(isinstance(u, list) and all(type(n) is int for n in u) for u in said["living"].values()):
+        raise CheckpointError(f"{path} is damaged: 'living' should hold lists of whole numbers")
+    if not all(isinstance(p, str) for p in said["provenance"]):
+        raise CheckpointError(f"{path} is damaged: 'provenance' should hold texts")
+    return said
+
+
+LARGEST_INPUT = 1 << 32
+
+
+def _encode(value: Any) -> Any:
+    """Example inputs as JSON: tensors by shape and dtype, whole-number tensors with their values."""
+    if isinstance(value, Tensor):
+        said: dict[str, Any] = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
+        if not value.is_meta:
+            said["values"] = value.tolist()
+        return said
+    if isinstance(value, dict):
+        return {"dict": [[k, _encode(v)] for k, v in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {"list" if isinstance(value, list) else "tuple": [_encode(v) for v in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"plain": value}
+    raise CheckpointError(f"an example input of type {type(value).__name__} cannot be written to structure.json; trace with tensors and plain values")
+
+
+def _decode(said: Any, where: str) -> Any:
+    if isinstance(said, dict) and "tensor" in said and said.get("dtype") in DTYPES:
+        shape = said["tensor"]
+        if isinstance(shape, list) and all(type(n) is int and 0 <= n <= LARGEST_INPUT for n in shape):
+            dtype = DTYPES[said["dtype"]]
+            if "values" not in said:
+                return torch.empty(shape, dtype=dtype, device="meta")
+            try:
+                return torch.tensor(said["values"], dtype=dtype).reshape(shape)
+            except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+                raise CheckpointError(f"structure.json is damaged: {where} holds no {said['dtype']} numbers: {error}") from error
+    if isinstance(said, dict) and len(said) == 1:
+        kind, body = next(iter(said.items()))
+        if kind == "plain" and (body is None or isinstance(body, (bool, int, float, str))):
+            return body
+        if kind in ("list", "tuple") and isinstance(body, list):
+            items = [_decode(v, f"{where}[{i}]") for i, v in enumerate(body)]
+            return items if kind == "list" else tuple(items)
+        if kind == "dict" and isinstance(body, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], (str, int)) for p in body):
+            return {k: _decode(v, f"{where}[{k!r}]") for k, v in body}
+    raise CheckpointError(f"structure.json is damaged: {where} is no example input")

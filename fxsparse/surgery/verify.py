@@ -1,0 +1,136 @@
+"""The proof: a changed network against the one it came from, in float64.
+
+The reference is the wider network's own run with the removed units tainted, and knows nothing of the indices that the surgery computed for
+the tensors that consume them; see `fxsparse.surgery.reference`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fxsparse.errors import PlanError, VerificationError
+from fxsparse.surgery.journal import Places, take
+from fxsparse.surgery.reference import randomised_state, run_reference
+
+if TYPE_CHECKING:
+    from fxsparse.network import Network
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What was compared, and how close it is."""
+
+    max_error: float  # largest difference, relative to the largest value of the reference
+    tolerance: float
+    effect: float  # how much the removal changed the outputs at all, on the same scale
+    removed: int  # units that the narrower network lacks
+    outputs: int  # numbers compared
+    seed: int
+
+    def __str__(self) -> str:
+        return f"equal to {self.max_error:.1e} over {self.outputs} outputs in float64; {self.removed} units gone changed them by {self.effect:.1e}"
+
+
+def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0, tolerance: float = 1e-9) -> Proof:
+    """Prove that `narrow` is `wide` without the units that it lacks; raises `VerificationError` where it is not.
+
+    Parameters and buffers are random, so that zero-initialised scales hide nothing; the proof is of the structure and holds for every
+    value. `inputs` (positional arguments) replace the random ones.
+    """
+    if wide.origin is not narrow.origin:
+        raise PlanError("verify compares networks that come from one trace; these two do not")
+    strangers = [name for name, units in narrow.living.items() if not set(units) <= set(wide.living[name])]
+    if strangers:
+        raise PlanError(f"the second network has units that the first lacks, in {strangers[0]!r}; give the wider one first")
+    args, kwargs = _inputs(wide, inputs, seed)
+    state = randomised_state(wide.module, seed)
+    taint = {key: places for key in state if (places := _tainted(wide, narrow, key))}
+    try:
+        reference = run_reference(wide.module, args, kwargs, state, taint)
+        cut = {key: take(value, _positions(wide, narrow, key)) for key, value in state.items()}
+        outputs = _run(narrow.module, cut, args, kwargs)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise VerificationError(f"the proof could not be run: {type(error).__name__}: {error}") from error
+    removed = sum(len(wide.living[name]) - len(units) for name, units in narrow.living.items())
+    return _compare(reference, outputs, removed, seed, tolerance)
+
+
+def _compare(reference: Any, outputs: list[Tensor], removed: int, seed: int, tolerance: float) -> Proof:
+    if reference.tainted_outputs:
+        raise VerificationError(f"a removed unit reaches output {reference.tainted_outputs[0]} without passing a contraction; it should be protected")
+    worst, scale, count = 0.0, 0.0, 0
+    for index, (wanted, got) in enumerate(zip(reference.outputs, outputs, strict=True)):
+        if wanted.shape != got.shape:
+            raise VerificationError(f"output {index} has shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
+        if not wanted.numel():
+            continue
+        a, b = wanted.to(torch.float64) if not wanted.is_complex() else wanted, got.to(torch.float64) if not got.is_complex() else got
+        if not bool(torch.isfinite(b).all()):
+            raise VerificationError(f"output {index} of the changed network is not finite where the reference is")
+        scale = max(scale, float(a.abs().max()))
+        worst = max(worst, float((a - b).abs().max()))
+        count += wanted.numel()
+    error = worst / scale if scale else worst
+    if not error <= tolerance:
+        raise VerificationError(f"the changed network differs from the reference by {error:.1e} of its largest output, more than {tolerance:.0e}; this is an error in fxsparse or in a registered rule")
+    return Proof(error, tolerance, reference.effect, removed, count, seed)
+
+
+def _inputs(network: Network, given: Any, seed: int) -> tuple[Any, dict[str, Any]]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def real(tensor: Tensor) -> Tensor:
+        if not tensor.is_meta:
+            return tensor.detach().cpu().double() if tensor.dtype.is_floating_point else tensor.detach().cpu()
+        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+
+    args, kwargs = network.origin.inputs
+    if given is not None:
+        args = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+    made: tuple[Any, dict[str, Any]] = tree_map_only(Tensor, real, (args, kwargs))
+    return made
+
+
+def _positions(wide: Network, narrow: Network, key: str) -> Places:
+    """Where narrow's coordinates stand among wide's."""
+    reading = wide.origin.structure.reading
+    first = reading.aliases.get(key, key)
+    if first not in reading.tensors:
+        return {}
+    found: Places = {}
+    for i, axis in enumerate(reading.tensors[first]):
+        a, b = wide.prediction.mask(axis), narrow.prediction.mask(axis)
+        if not np.array_equal(a, b):
+            found[i] = np.flatnonzero(b[a])
+    return found
+
+
+def _tainted(wide: Network, narrow: Network, key: str) -> dict[int, list[int]]:
+    """The coordinates that define the removed units: where they are produced or kept, never where they are consumed."""
+    reading = wide.origin.structure.reading
+    first = reading.aliases.get(key, key)
+    if first not in reading.tensors:
+        return {}
+    found: dict[int, list[int]] = {}
+    for i, axis in enumerate(reading.tensors[first]):
+        if any(reading.book.roles.get(factor.uid) == "consumes" for factor in axis):
+            continue
+        a, b = wide.prediction.mask(axis), narrow.prediction.mask(axis)
+        gone = np.flatnonzero(~b[a])
+        if len(gone):
+            found[i] = gone.tolist()
+    return found
+
+
+def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any) -> list[Tensor]:
+    twin = copy.deepcopy(module).cpu().double().eval()
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        out = torch.func.functional_call(twin, state, args, kwargs, tie_weights=True)
+    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]

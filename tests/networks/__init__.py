@@ -1,0 +1,1 @@
+"""Random networks as Python source, and small networks for what users of other tools complained about."""
