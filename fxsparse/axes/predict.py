@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fxsparse.axes.factors import Atoms, Axis, Factor
+from fxsparse.axes.factors import Atoms, Axis, Factor, size
 from fxsparse.axes.loose import Gather, Loose
 from fxsparse.axes.reader import Reading
 from fxsparse.axes.site import PositionIn, SizeOf
@@ -50,8 +50,9 @@ class Prediction:
         if isinstance(literal, SizeOf):
             return literal.written if literal.written == -1 else self.size(literal.axis)
         if isinstance(literal, PositionIn):
-            if all(self.count(factor) == factor.size for factor in literal.axis):
-                return literal.written
+            unchanged = all(self.count(factor) == factor.size for factor in literal.axis)
+            if unchanged or (literal.index == size(literal.axis) and literal.written != literal.index):
+                return literal.written  # an open end stays open
             return int(np.count_nonzero(self.mask(literal.axis)[: literal.index]))
         if isinstance(literal, (list, tuple)):
             return [self.value(item) for item in literal]

@@ -19,6 +19,7 @@ class Expected:
 
     call: Call
     shapes: tuple[tuple[int, ...] | None, ...]  # None: the value has no shape of its own any more
+    contents: tuple[tuple[float, ...] | None, ...]  # numbers that the forward pass makes and that may not change
     literals: dict[str, Any]  # every argument that is no tensor
 
 
@@ -53,7 +54,11 @@ class Expectation:
             None if not isinstance(ref, Ref) or ref.id in self.ragged else self.prediction.shape(self.reading.axes[ref.id])
             for ref in call.results
         )
-        return Expected(call, shapes, literals)
+        contents = tuple(
+            self.reading.tape.values[ref.id].content if isinstance(ref, Ref) and shape == self.reading.tape.shape(ref) else None
+            for ref, shape in zip(call.results, shapes, strict=True)
+        )
+        return Expected(call, shapes, contents, literals)
 
     def literals_of_module(self, name: str) -> dict[str, Any]:
         """Changed literals of the calls that a leaf module makes, by argument name."""
@@ -87,6 +92,9 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
         for ref, shape in zip(call.results, wanted.shapes, strict=True):
             if isinstance(ref, Ref) and shape is not None and tape.shape(ref) != shape:
                 return f"{call.op} makes shape {tape.shape(ref)} instead of {shape}"
+        for ref, content in zip(call.results, wanted.contents, strict=True):
+            if isinstance(ref, Ref) and content is not None and tape.values[ref.id].content != content:
+                return f"{call.op} makes {tape.values[ref.id].content} instead of {content}"
         arguments = _arguments(call)
         for name, value in wanted.literals.items():
             if name in WHAT_CHANGES_NOTHING or name not in arguments:

@@ -36,30 +36,55 @@ class Reference:
     effect: float
 
 
-def run_reference(module: nn.Module, args: Any, kwargs: Mapping[str, Any], state: Mapping[str, Tensor], taint: Taint) -> Reference:
-    """Run `module` in eval mode and float64 with this state, clean and tainted."""
+def run_reference(
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any], state: Mapping[str, Tensor], taint: Taint, probes: Sequence[str] = ()
+) -> Reference:
+    """Run `module` in eval mode and float64 with this state, clean and tainted. `probes` are submodules whose results count as outputs, too."""
     twin = copy.deepcopy(module).cpu().double().eval()
-    clean = _run(twin, state, args, kwargs, _Finite())
-    tainted = {key: _tainted(tensor, taint.get(key, {})) for key, tensor in state.items()}
-    outputs = _run(twin, tainted, args, kwargs, _Living())
-    reached = tuple(i for i, t in enumerate(outputs) if t.is_floating_point() and bool(t.isnan().any()))
-    pairs = [(a.double(), b.double()) for a, b in zip(outputs, clean, strict=True) if a.shape == b.shape and a.numel() and not a.is_complex()]
+    clean = run_in_double(twin, state, args, kwargs, _Finite(), probes)
+    tainted = tainted_state(state, taint)
+    outputs = run_in_double(twin, tainted, args, kwargs, _Living(), probes)
+    final = len(outputs[0])
+    flat, flat_clean = [t for line in outputs for t in line], [t for line in clean for t in line]
+    reached = tuple(i for i, t in enumerate(flat[:final]) if t.is_floating_point() and bool(t.isnan().any()))
+    pairs = [(a.double(), b.double()) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel() and not a.is_complex()]
     scale = max((float(b.abs().max()) for _, b in pairs), default=0.0) or 1.0
     effect = max((float((a - b).nan_to_num().abs().max()) for a, b in pairs), default=0.0) / scale
-    return Reference(outputs, clean, reached, effect)
+    return Reference(flat, flat_clean, reached, effect)
 
 
-def _run(twin: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode) -> list[Tensor]:
+def run_in_double(
+    twin: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode, probes: Sequence[str] = ()
+) -> list[list[Tensor]]:
+    """The tensors among the outputs, and those among the results of each probed submodule, call by call."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+    default = torch.get_default_dtype()
     args, kwargs = tree_map_only(Tensor, lambda t: t.clone(), (args, dict(kwargs)))
     own = {id(t): t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
+    seen: list[list[Tensor]] = []
+    hooks = [
+        twin.get_submodule(name).register_forward_hook(lambda m, i, out: seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)]))
+        for name in probes
+    ]
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.set_default_dtype(torch.float64)
         with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), mode:
-            out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs))
+            out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs), tie_weights=False)
     finally:
+        torch.set_default_dtype(default)
         torch.backends.mha.set_fastpath_enabled(fast)
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        for hook in hooks:
+            hook.remove()
+    return [[leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)], *seen]
+
+
+def tainted_state(state: Mapping[str, Tensor], taint: Taint) -> dict[str, Tensor]:
+    made: dict[int, Tensor] = {}
+    for key, tensor in state.items():
+        if key in taint or id(tensor) not in made:
+            made[id(tensor)] = _tainted(tensor, taint.get(key, {}))
+    return {key: made[id(tensor)] for key, tensor in state.items()}
 
 
 def _tainted(tensor: Tensor, where: Mapping[int, Sequence[int]]) -> Tensor:
@@ -71,11 +96,24 @@ def _tainted(tensor: Tensor, where: Mapping[int, Sequence[int]]) -> Tensor:
     return made
 
 
-class _Finite(TorchDispatchMode):
-    """Runs as it is, and names the first operator that makes something that is not finite."""
+class InDouble(TorchDispatchMode):
+    """Runs as it is, in float64 throughout: code that asks for a narrower floating type gets float64."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        out = func(*args, **(kwargs or {}))
+        kwargs = dict(kwargs or {})
+        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
+            kwargs["dtype"] = torch.float64
+        return self.run(func, args, kwargs)
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return func(*args, **kwargs)
+
+
+class _Finite(InDouble):
+    """Names the first operator that makes something that is not finite."""
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        out = func(*args, **kwargs)
         name = func._schema.name
         if any(word in name for word in ("empty", "fill", "where", "softmax", "new_", "full", "mask", "scalar_tensor", "nan")):
             return out
@@ -90,11 +128,10 @@ def _dead(tensor: Tensor) -> Tensor:
     return tensor.isnan()
 
 
-class _Living(TorchDispatchMode):
+class _Living(InDouble):
     """The arithmetic in which NaN means "not there"."""
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
-        kwargs = kwargs or {}
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
         if not any(bool(t.isnan().any()) for t in inputs):
             return func(*args, **kwargs)

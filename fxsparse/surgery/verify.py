@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from fxsparse.errors import PlanError, VerificationError
 from fxsparse.surgery.journal import Places, take
-from fxsparse.surgery.reference import randomised_state, run_reference
+from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -53,20 +53,24 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
     state = randomised_state(wide.module, seed)
     taint = {key: places for key in state if (places := _tainted(wide, narrow, key))}
     try:
-        reference = run_reference(wide.module, args, kwargs, state, taint)
-        cut = {key: take(value, _positions(wide, narrow, key)) for key, value in state.items()}
-        outputs = _run(narrow.module, cut, args, kwargs)
+        probes = [name for name in wide.origin.islands if name]
+        reference = run_reference(wide.module, args, kwargs, state, taint, probes)
+        outputs = _run(narrow.module, _cut(wide, narrow, state), args, kwargs, probes)
     except (RuntimeError, ValueError, IndexError) as error:
         raise VerificationError(f"the proof could not be run: {type(error).__name__}: {error}") from error
     removed = sum(len(wide.living[name]) - len(units) for name, units in narrow.living.items())
-    return _compare(reference, outputs, removed, seed, tolerance)
+    return _compare(reference, [t for line in outputs for t in line], len(outputs[0]), removed, seed, tolerance)
 
 
-def _compare(reference: Any, outputs: list[Tensor], removed: int, seed: int, tolerance: float) -> Proof:
+def _compare(reference: Reference, outputs: list[Tensor], final: int, removed: int, seed: int, tolerance: float) -> Proof:
     if reference.tainted_outputs:
         raise VerificationError(f"a removed unit reaches output {reference.tainted_outputs[0]} without passing a contraction; it should be protected")
     worst, scale, count = 0.0, 0.0, 0
+    if len(reference.outputs) != len(outputs):
+        raise VerificationError(f"the changed network gives {len(outputs)} tensors, the reference {len(reference.outputs)}")
     for index, (wanted, got) in enumerate(zip(reference.outputs, outputs, strict=True)):
+        if index >= final:
+            wanted = _living_part(wanted)
         if wanted.shape != got.shape:
             raise VerificationError(f"output {index} has shape {tuple(got.shape)} instead of {tuple(wanted.shape)}")
         if not wanted.numel():
@@ -129,8 +133,28 @@ def _tainted(wide: Network, narrow: Network, key: str) -> dict[int, list[int]]:
     return found
 
 
-def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any) -> list[Tensor]:
-    twin = copy.deepcopy(module).cpu().double().eval()
-    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
-        out = torch.func.functional_call(twin, state, args, kwargs, tie_weights=True)
-    return [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+def _cut(wide: Network, narrow: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The same random numbers in the narrow network's shapes; tied names share one tensor."""
+    made: dict[int, Tensor] = {}
+    for key, value in state.items():
+        if id(value) not in made:
+            made[id(value)] = take(value, _positions(wide, narrow, key))
+    return {key: made[id(value)] for key, value in state.items()}
+
+
+def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any, probes: list[str]) -> list[list[Tensor]]:
+    return run_in_double(copy.deepcopy(module).cpu().double().eval(), state, args, kwargs, InDouble(), probes)
+
+
+def _living_part(tensor: Tensor) -> Tensor:
+    """A tainted intermediate tensor without the slices that are not there."""
+    if not tensor.is_floating_point():
+        return tensor
+    dead = tensor.isnan()
+    if not bool(dead.any()):
+        return tensor
+    for dim in range(tensor.dim()):
+        gone = dead.movedim(dim, 0).reshape(tensor.shape[dim], -1).all(dim=1)
+        tensor = tensor.index_select(dim, torch.nonzero(~gone).reshape(-1))
+        dead = tensor.isnan()
+    return tensor

@@ -47,7 +47,7 @@ class Recorder(TorchDispatchMode):
         if number is None:
             number = self._ids[id(tensor)] = len(self.tape.values)
             self._alive.append(tensor)
-            self.tape.values.append(Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key))  # type: ignore[arg-type]
+            self.tape.values.append(Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor)))  # type: ignore[arg-type]
         return Ref(number)
 
     def adopt(self, module: nn.Module) -> None:
@@ -100,6 +100,14 @@ class Recorder(TorchDispatchMode):
             meta = self._metas[id(tensor)] = tensor.to("meta")
             self._alive.append(tensor)
         return meta
+
+
+def _content(tensor: Tensor) -> tuple[float, ...] | None:
+    """The numbers of a small real tensor: they may have been computed from sizes, and must not follow a pruned one."""
+    if tensor.is_meta or tensor.numel() > 64 or tensor.is_complex():
+        return None
+    with torch._C._DisableTorchDispatch():
+        return tuple(float(x) for x in tensor.detach().reshape(-1).tolist())
 
 
 # ---- answers to questions about values ------------------------------------------------------------------------------------

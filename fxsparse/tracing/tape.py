@@ -33,6 +33,7 @@ class Value:
     dtype: torch.dtype
     origin: Origin
     key: str | None = None  # first qualified name, for parameters and buffers
+    content: tuple[float, ...] | None = None  # of a small tensor that the forward pass computed from plain numbers
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,3 @@
+from __future__ import annotations
+from typing import Any
+FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {}

@@ -1,0 +1,92 @@
+"""One small network for each of timm's families (the files of `timm.models`), found by counting parameters.
+
+    python -m fxsparse.models.timm_survey
+
+instantiates all of timm's networks on the meta device (a few minutes, no memory) and writes `timm_families.py`.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fxsparse.models.timm_families import FAMILIES
+from fxsparse.models.torchvision_shim import import_timm
+
+_LARGE = 60_000_000  # parameters; a family whose smallest network is larger is made of fewer blocks, where it has such an option
+_FEWER_BLOCKS = {"depth": 2}
+
+
+@dataclass(frozen=True)
+class FamilyModel:
+    """The smallest network of a family, and the options that make it small."""
+
+    family: str
+    name: str
+    parameters: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> str:
+        return f"timm:{self.name}"
+
+
+def timm_family_models() -> tuple[FamilyModel, ...]:
+    """One small network per family, in alphabetical order; those that the installed timm does not have are left out."""
+    timm = import_timm()
+    rows = (FamilyModel(family, *row) for family, row in FAMILIES.items())
+    return tuple(row for row in rows if timm.is_model(row.name))
+
+
+def survey() -> dict[str, FamilyModel]:
+    """The table, computed anew."""
+    timm = import_timm()
+    smallest: dict[str, FamilyModel] = {}
+    for family in timm.list_modules():
+        models = [FamilyModel(family, name, _parameters(name)) for name in timm.list_models(module=family)]
+        if models:
+            smallest[family] = min(models, key=lambda model: (model.parameters, model.name))
+    return {family: _fewer_blocks(model) for family, model in sorted(smallest.items())}
+
+
+def _fewer_blocks(model: FamilyModel) -> FamilyModel:
+    if model.parameters <= _LARGE:
+        return model
+    try:
+        return FamilyModel(model.family, model.name, _parameters(model.name, **_FEWER_BLOCKS), _FEWER_BLOCKS)
+    except TypeError:  # it has no such option
+        return model
+
+
+def _parameters(name: str, **options: Any) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in import_timm().create_model(name, pretrained=False, **options).parameters())
+
+
+def _table(models: Mapping[str, FamilyModel]) -> str:
+    rows = (f'    "{family}": ("{model.name}", {model.parameters:_}, {dict(model.options)}),' for family, model in models.items())
+    return "\n".join(
+        [
+            f'"""The smallest network of each family of timm {import_timm().__version__}: name, parameters, options. Written by timm_survey.py."""',
+            "",
+            "from __future__ import annotations",
+            "",
+            "from typing import Any",
+            "",
+            "FAMILIES: dict[str, tuple[str, int, dict[str, Any]]] = {",
+            *rows,
+            "}",
+            "",
+        ]
+    ).replace("'", '"')
+
+
+if __name__ == "__main__":
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm's remarks on names that it has replaced
+        Path(__file__).with_name("timm_families.py").write_text(_table(survey()), encoding="utf-8")
