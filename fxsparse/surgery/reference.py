@@ -69,7 +69,7 @@ def run_in_double(
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         torch.set_default_dtype(torch.float64)
-        with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False), sdpa_kernel(SDPBackend.MATH), mode:
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
             out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs), tie_weights=False)
     finally:
         torch.set_default_dtype(default)

@@ -69,6 +69,7 @@ def _write_all(path: Path, files: Mapping[str, Any]) -> None:
     with tempfile.TemporaryDirectory(dir=path, prefix=".saving-") as temporary:
         for name, write in files.items():
             write(os.path.join(temporary, name))
+            os.chmod(os.path.join(temporary, name), 0o644)
         for name in files:
             os.replace(os.path.join(temporary, name), path / name)
 

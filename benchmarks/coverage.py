@@ -1,0 +1,179 @@
+"""The coverage matrix: every float model of torchvision, one model of each timm family, the same checks for each.
+
+    python benchmarks/coverage.py --run torchvision       # resumable: one small JSON file a model
+    python benchmarks/coverage.py --run timm
+    python benchmarks/coverage.py --table                 # writes docs/coverage.md from those files
+
+Checks: trace and analyse; remove a random 30 % of the units of every group; prove the result in float64; a training step of the result;
+regrow, and compare every tensor with the original, bit for bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import fxsparse
+from fxsparse.models import build, list_models, small_options, timm_family_models
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "coverage"
+
+
+class TooLong(Exception):
+    """The time limit of one model is over."""
+
+
+def random_plan(network: fxsparse.Network, seed: int, share: float) -> dict[str, list[int]]:
+    """A random `share` of the units of every prunable group goes."""
+    chance = random.Random(seed)
+    return {
+        group.name: sorted(chance.sample(group.units, len(group.units) - int(len(group.units) * share)))
+        for group in network.groups
+        if group.prunable
+    }
+
+
+def prunable_share(network: fxsparse.Network) -> float:
+    """Parameters with at least one prunable axis, as a share of all."""
+    axes = {member.tensor for group in network.groups if group.prunable for member in group.members}
+    sizes = {key: tensor.numel() for key, tensor in network.module.named_parameters()}
+    return sum(count for key, count in sizes.items() if key in axes) / max(1, sum(sizes.values()))
+
+
+def training_step(network: fxsparse.Network, inputs: tuple[Any, ...]) -> str:
+    """One SGD step of the shrunk module; detection models want targets in train mode, and get a gradient in eval mode."""
+    module = network.module
+    mode = "train"
+    try:
+        module.train()
+        out = module(*inputs)
+    except Exception:
+        mode = "eval"
+        module.eval()
+        out = module(*inputs)
+    leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if not leaves:
+        return "no gradient reaches the outputs"
+    torch.stack([leaf.float().square().mean() for leaf in leaves if leaf.numel()]).sum().backward()
+    torch.optim.SGD(module.parameters(), lr=1e-3).step()
+    return mode
+
+
+def check(spec: str, options: dict[str, Any]) -> dict[str, Any]:
+    """All checks of one model; whatever fails raises."""
+    loaded = build(spec, **options)
+    started = time.perf_counter()
+    network = fxsparse.trace(loaded.model, loaded.inputs)
+    result: dict[str, Any] = {"trace_s": round(time.perf_counter() - started, 3)}
+    result["whole"] = network.origin.islands == ("",)
+    result["notes"] = [note.splitlines()[0][:300] for note in network.notes]
+    result["groups"] = sum(group.prunable for group in network.groups)
+    result["units"] = sum(len(group.units) for group in network.groups if group.prunable)
+    result["parameters"] = sum(p.numel() for p in loaded.model.parameters())
+    result["prunable_share"] = round(prunable_share(network), 4)
+    before = {key: tensor.clone() for key, tensor in loaded.model.state_dict().items()}
+    started = time.perf_counter()
+    small = network.shrink(random_plan(network, 0, 0.3))
+    result["shrink_s"] = round(time.perf_counter() - started, 3)
+    result["left"] = round(sum(p.numel() for p in small.module.parameters()) / result["parameters"], 4)
+    again = small.regrow().module.state_dict()
+    if list(again) != list(before) or not all(torch.equal(again[key], before[key]) for key in before):
+        raise AssertionError("regrow() is not bit-identical")
+    proof = fxsparse.verify(network, small)
+    result["max_error"], result["effect"] = proof.max_error, proof.effect
+    if not proof.effect > 1e-9:
+        raise AssertionError("the removal changed nothing: the proof says nothing")
+    result["training"] = training_step(small, loaded.inputs)
+    return result
+
+
+def models(zoo: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    if zoo == "torchvision":
+        for name in list_models("torchvision"):
+            spec = name if ":" in name else f"torchvision:{name}"
+            yield spec, small_options(spec)
+    else:
+        for family in timm_family_models():
+            yield family.spec, dict(family.options)
+
+
+def _alarm(_signal: int, _frame: FrameType | None) -> None:
+    raise TooLong
+
+
+def run(zoo: str, only: str | None, limit: int) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGALRM, _alarm)
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    for spec, options in models(zoo):
+        path = RESULTS / f"{spec.replace(':', '_').replace('/', '_')}.json"
+        if (only and only not in spec) or (path.exists() and not only):
+            continue
+        signal.alarm(limit)
+        try:
+            result: dict[str, Any] = {"ok": True, **check(spec, options)}
+        except TooLong:
+            result = {"ok": False, "why": f"not done in {limit} s on one thread"}
+        except Exception as error:
+            result = {"ok": False, "why": f"{type(error).__name__}: {error}"[:600]}
+        finally:
+            signal.alarm(0)
+        path.write_text(json.dumps({"model": spec, **result}, indent=1) + "\n")
+        print("ok  " if result["ok"] else "FAIL", spec, result.get("why", ""), flush=True)
+        gc.collect()
+
+
+def table() -> str:
+    results = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "# Coverage",
+        "",
+        "Made by `python benchmarks/coverage.py --table` from `benchmarks/results/coverage`; each row by `--run` on one CPU thread.",
+        "Every model: trace and analyse, remove a random 30 % of every group, prove the result in float64, one training step, regrow bit for bit.",
+        "",
+    ]
+    for zoo in ("torchvision", "timm"):
+        rows = [r for r in results if r["model"].startswith(zoo)]
+        good = [r for r in rows if r["ok"]]
+        lines += [f"## {zoo}: {len(good)} of {len(rows)}", ""]
+        lines += ["| model | traced | groups | parameters prunable | trace, s | shrink, s | largest error | effect |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"| {r['model'].partition(':')[2]} | {'whole' if r['whole'] else 'in parts'} | {r['groups']} | {r['prunable_share']:.1%} "
+            f"| {r['trace_s']:.2f} | {r['shrink_s']:.2f} | {r['max_error']:.0e} | {r['effect']:.2f} |"
+            for r in good
+        ]
+        bad = [r for r in rows if not r["ok"]]
+        lines += ["", f"### Not passed: {len(bad)}", ""] + [f"- {r['model']}: {r['why']}" for r in bad] + [""]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", choices=("torchvision", "timm"))
+    parser.add_argument("--only", help="models whose name contains this, even if they have a result")
+    parser.add_argument("--limit", type=int, default=240, help="seconds for each model")
+    parser.add_argument("--table", action="store_true")
+    given = parser.parse_args()
+    if given.run:
+        run(given.run, given.only, given.limit)
+    if given.table:
+        (ROOT / "docs" / "coverage.md").write_text(table())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""`fxsparse inspect`: what hangs together in a model, what each unit costs, what is protected and why."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from fxsparse.channels.costs import network_macs, network_parameters
+from fxsparse.channels.groups import Group
+from fxsparse.channels.view import write
+from fxsparse.network import Network
+from fxsparse.tools.options import Json, Model, Shape, Threads, Weights, traced
+
+POSITIONS = "works along k"  # protected kernel positions are no news
+
+
+def inspect(
+    model: Model,
+    weights: Weights = None,
+    shape: Shape = None,
+    graph: Annotated[Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot, or .svg (with Graphviz).")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show protected kernel positions as well.")] = False,
+    as_json: Json = False,
+    threads: Threads = None,
+) -> None:
+    """Show which channels hang together, what a unit costs, and what is protected, with reasons.
+
+    Example: fxsparse inspect torchvision:resnet50 --graph resnet50.graphml
+    """
+    network = traced(model, weights, shape, threads)
+    if graph is not None:
+        write(network.to_networkx(), graph)
+    if as_json:
+        typer.echo(json.dumps(summary(model, network), indent=1))
+    else:
+        show(model, network, everything)
+
+
+def summary(model: str, network: Network) -> dict[str, Any]:
+    """Everything that `inspect` knows, as plain data."""
+    structure, prediction = network.origin.structure, network.prediction
+    return {
+        "model": model,
+        "parameters": network_parameters(structure, prediction),
+        "macs": network_macs(structure, prediction),
+        "notes": list(network.notes),
+        "groups": [
+            {
+                "name": group.name,
+                "kind": group.kind,
+                "units": len(group.units),
+                "prunable": group.prunable,
+                "reason": group.reason,
+                "unit_parameters": group.cost.parameters,
+                "unit_macs": group.cost.macs,
+                "members": [{"tensor": m.tensor, "axis": m.axis, "role": m.role} for m in group.members],
+            }
+            for group in network.groups
+        ],
+    }
+
+
+def show(model: str, network: Network, everything: bool) -> None:
+    console = Console(highlight=False)
+    structure, prediction = network.origin.structure, network.prediction
+    prunable = [group for group in network.groups if group.prunable]
+    table = Table(title=f"{model}: {len(prunable)} groups that may lose units", title_justify="left")
+    for name in ("group", "kind"):
+        table.add_column(name, overflow="fold")
+    for name in ("units", "parameters / unit", "MACs / unit", "tensors"):
+        table.add_column(name, justify="right")
+    for group in prunable:
+        cost = group.cost
+        table.add_row(group.name, group.kind, str(len(group.units)), f"{cost.parameters:,}", f"{cost.macs:,}", str(len(group.members)))
+    console.print(table)
+    console.print(_protected([g for g in network.groups if not g.prunable and (everything or not _is_position(g))]))
+    console.print(
+        f"{network_parameters(structure, prediction):,} parameters, {network_macs(structure, prediction):,} MACs on the example inputs; "
+        f"{sum(len(g.units) for g in prunable):,} units may go."
+    )
+    for note in network.notes:
+        console.print(f"note: {note}", markup=False)
+
+
+def _is_position(group: Group) -> bool:
+    return POSITIONS in group.reason
+
+
+def _protected(groups: list[Group]) -> Table:
+    table = Table(title=f"{len(groups)} protected", title_justify="left")
+    table.add_column("group", overflow="fold")
+    table.add_column("units", justify="right")
+    table.add_column("reason", overflow="fold")
+    for group in groups:
+        table.add_row(group.name, str(len(group.units)), group.reason)
+    return table

@@ -1,0 +1,41 @@
+"""Options that several commands share, spelled alike."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+
+from fxsparse.models import build
+from fxsparse.network import Network, trace
+
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="A state dict to load: safetensors, or a torch file (read without executing it).")]
+Shape = Annotated[str | None, typer.Option("--input", metavar="2,3,224,224", help="Shape of the example input, instead of the model's own.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result.")]
+Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
+
+
+def traced(model: str, weights: Path | None, shape: str | None, threads: int | None) -> Network:
+    """The model that the shared options describe, as a Network."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what a model's own library says about itself
+        loaded = build(model, weights, shape=_shape(shape))
+        return trace(loaded.model, loaded.inputs)
+
+
+def _shape(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        sizes = [int(part) for part in text.split(",")]
+    except ValueError:
+        sizes = []
+    if not sizes or min(sizes) < 1:
+        raise typer.BadParameter(f"{text!r} is no shape; write sizes with commas, like 2,3,224,224", param_hint="--input")
+    return sizes
