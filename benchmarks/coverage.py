@@ -144,14 +144,18 @@ def table() -> str:
         "# Coverage",
         "",
         "Made by `python benchmarks/coverage.py --table` from `benchmarks/results/coverage`; each row by `--run` on one CPU thread.",
-        "Every model: trace and analyse, remove a random 30 % of every group, prove the result in float64, one training step, regrow bit for bit.",
+        "Every model: trace and analyse, remove a random 30 % of every group, prove the result in float64,",
+        "one training step, regrow bit for bit.",
         "",
     ]
     for zoo in ("torchvision", "timm"):
         rows = [r for r in results if r["model"].startswith(zoo)]
         good = [r for r in rows if r["ok"]]
         lines += [f"## {zoo}: {len(good)} of {len(rows)}", ""]
-        lines += ["| model | traced | groups | parameters prunable | trace, s | shrink, s | largest error | effect |", "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            "| model | traced | groups | parameters prunable | trace, s | shrink, s | largest error | effect |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         lines += [
             f"| {r['model'].partition(':')[2]} | {'whole' if r['whole'] else 'in parts'} | {r['groups']} | {r['prunable_share']:.1%} "
             f"| {r['trace_s']:.2f} | {r['shrink_s']:.2f} | {r['max_error']:.0e} | {r['effect']:.2f} |"

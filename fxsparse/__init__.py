@@ -9,6 +9,22 @@ from fxsparse.surgery.verify import Proof, verify
 from fxsparse.version import __version__
 
 __all__ = [
-    "BudgetError", "CheckpointError", "Error", "LoweringError", "Network", "PlanError", "Proof", "RuleError", "TraceError", "VerificationError",
-    "__version__", "carry", "load", "register_rule", "save", "trace", "unregister_rule", "verify",
-]  # fmt: skip
+    "BudgetError",
+    "CheckpointError",
+    "Error",
+    "LoweringError",
+    "Network",
+    "PlanError",
+    "Proof",
+    "RuleError",
+    "TraceError",
+    "VerificationError",
+    "__version__",
+    "carry",
+    "load",
+    "register_rule",
+    "save",
+    "trace",
+    "unregister_rule",
+    "verify",
+]

@@ -6,7 +6,7 @@ never changed; shrinking and regrowing give new networks. Unit numbers are those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -82,7 +82,8 @@ class Network:
     def __repr__(self) -> str:
         prunable = [g for g in self.groups if g.prunable]
         units = sum(len(g.units) for g in prunable)
-        return f"Network({self.origin.original.__name__}, {len(prunable)} prunable groups of {units} units, {len(self.groups) - len(prunable)} protected)"
+        protected = len(self.groups) - len(prunable)
+        return f"Network({self.origin.original.__name__}, {len(prunable)} prunable groups of {units} units, {protected} protected)"
 
     # ---- what it is made of -----------------------------------------------------------------------------------------------
 
@@ -164,7 +165,10 @@ class Network:
 
     def _converted(self, target: Network, init: Init) -> tuple[dict[str, Tensor], Journal]:
         """This network's tensors in the target's shapes, and the target's journal."""
-        dense_shapes = {**dict(self.origin.skeleton.named_parameters(remove_duplicate=False)), **dict(self.origin.skeleton.named_buffers(remove_duplicate=False))}
+        dense_shapes = {
+            **dict(self.origin.skeleton.named_parameters(remove_duplicate=False)),
+            **dict(self.origin.skeleton.named_buffers(remove_duplicate=False)),
+        }
         reading = self.origin.structure.reading
         made: dict[str, Tensor] = {}
         remembered: dict[str, Tensor] = {}
@@ -208,15 +212,8 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
 def example_inputs_of(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
     """Floating inputs on meta (their values do not matter), whole numbers as they are (they may be indices)."""
     made: tuple[Any, dict[str, Any]] = tree_map_only(
-        Tensor, lambda t: t.detach().to("meta") if t.dtype.is_floating_point or t.is_complex() else t.detach().clone(), (args, dict(kwargs or {}))
+        Tensor,
+        lambda t: t.detach().to("meta") if t.dtype.is_floating_point or t.is_complex() else t.detach().clone(),
+        (args, dict(kwargs or {})),
     )
     return made
-
-
-def compatible(a: Network, b: Network) -> bool:
-    """Whether two networks come from the same trace."""
-    return a.origin is b.origin
-
-
-def as_sequence(units: Sequence[int]) -> tuple[int, ...]:
-    return tuple(sorted(int(u) for u in units))

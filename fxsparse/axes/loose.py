@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fxsparse.axes.factors import Algebra, Axis, Factor, Split
+from fxsparse.axes.factors import Algebra, Axis, Factor, Split, size
 from fxsparse.tracing.tape import Ref, Tape
 
 if TYPE_CHECKING:
@@ -39,9 +39,7 @@ class Loose:
         self.reading = reading
         self.split_of = {child.uid: split for split in algebra.loose_splits() for child in split.children}
         self.values = {value for value, axes in reading.axes.items() if self._splits(axes)}
-        self.maker = {
-            ref.id: position for position, call in enumerate(reading.tape.calls) for ref in call.results if isinstance(ref, Ref)
-        }
+        self.maker = {ref.id: position for position, call in enumerate(reading.tape.calls) for ref in call.results if isinstance(ref, Ref)}
 
     def _splits(self, axes: Sequence[Axis]) -> list[Split]:
         return [self.split_of[factor.uid] for axis in axes for factor in axis if factor.uid in self.split_of]
@@ -94,7 +92,7 @@ class Loose:
 
 def _same(a: Axis, b: Axis) -> bool:
     if all(f.free for f in (*a, *b)):
-        return np.prod([f.size for f in a], dtype=int) == np.prod([f.size for f in b], dtype=int)
+        return size(a) == size(b)
     return [f.uid for f in a] == [f.uid for f in b]
 
 

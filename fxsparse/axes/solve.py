@@ -60,9 +60,7 @@ class Solution:
             pending = pending[is_derived]
             if len(pending):
                 which, where = self._locate(pending)
-                pending = np.concatenate(
-                    [part[where[which == p]] for p in np.unique(which).tolist() for part in self.products[p].parts]
-                )
+                pending = np.concatenate([part[where[which == p]] for p in np.unique(which).tolist() for part in self.products[p].parts])
         return np.concatenate(done) if done else classes
 
     def _locate(self, classes: Atoms) -> tuple[Atoms, Atoms]:
@@ -161,8 +159,8 @@ class _Solver:
             if not any([len(p) for p in other.parts] == [len(p) for p in product.parts] for other in same_whole):
                 same_whole.append(product)
         for products in by_whole.values():
-            for a, b in itertools.pairwise(products):
-                self.refine(a, b)
+            for one, other in itertools.pairwise(products):
+                self.refine(one, other)
 
     def refine(self, a: Product, b: Product) -> None:
         """Two factorisations of the same coordinates: split both to the common one, if their boundaries nest."""

@@ -25,6 +25,11 @@ class Rule:
         return f"{self.name.removeprefix('aten.')}: {self.text}"
 
 
+def aten(names: str) -> tuple[str, ...]:
+    """`aten("mm bmm")` is `("aten.mm", "aten.bmm")`."""
+    return tuple(f"aten.{name}" for name in names.split())
+
+
 class Family:
     """Rules that belong together: one file, one family."""
 

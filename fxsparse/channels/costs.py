@@ -18,16 +18,16 @@ def with_costs(structure: Structure, prediction: Prediction, groups: tuple[Group
     counter = _UnitCounter(structure, prediction, groups)
     parameters = [0.0] * len(groups)
     macs = [0.0] * len(groups)
-    trainable = {key for each in structure.reading.tapes for key, ref in each.tape.keys.items() if each.tape.values[ref.id].origin == "parameter"}
+    trainable = {
+        key for each in structure.reading.tapes for key, ref in each.tape.keys.items() if each.tape.values[ref.id].origin == "parameter"
+    }
     for key, axes in structure.reading.tensors.items():
         if key in trainable:
             counter.add(axes, parameters)
     for call in structure.reading.tapes[0].calls:
         for contraction in call.contractions:
             counter.add(contraction.axes, macs)
-    return tuple(
-        replace(g, cost=Cost(round(p), round(m))) for g, p, m in zip(groups, parameters, macs, strict=True)
-    )
+    return tuple(replace(g, cost=Cost(round(p), round(m))) for g, p, m in zip(groups, parameters, macs, strict=True))
 
 
 class _UnitCounter:
@@ -77,5 +77,7 @@ def network_macs(structure: Structure, prediction: Prediction) -> int:
 def network_parameters(structure: Structure, prediction: Prediction) -> int:
     """Trainable numbers, tied tensors counted once."""
     tapes = structure.reading.tapes
-    keys = {each.tape.values[ref.id].key for each in tapes for ref in each.tape.keys.values() if each.tape.values[ref.id].origin == "parameter"}
+    keys = {
+        each.tape.values[ref.id].key for each in tapes for ref in each.tape.keys.values() if each.tape.values[ref.id].origin == "parameter"
+    }
     return sum(math.prod(prediction.shape(structure.reading.tensors[key])) for key in keys if key is not None)

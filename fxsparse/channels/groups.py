@@ -13,14 +13,13 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from fxsparse.axes.factors import Atoms, Axis, Factor
+from fxsparse.axes.factors import Atoms, Factor
 from fxsparse.axes.reader import Reading
 from fxsparse.axes.solve import Solution
 from fxsparse.channels.signature import signatures
 
 Role = Literal["produces", "consumes", "follows"]
 KINDS = ("heads", "head_dim", "groups", "group_channels", "channels")  # a class with several labels is the first of them
-POSITION_NAMES = ("works along",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +107,6 @@ class _Grouper:
         self.structure = Structure(reading, solution)
         self.kinds = _label_classes(reading, solution)
         self.order = _first_uses(reading)
-        self.places: dict[str, list[tuple[str, int, Atoms]]] = {}
 
     def role(self, factor: Factor) -> Role:
         role = self.reading.book.roles.get(factor.uid)
@@ -164,15 +162,12 @@ class _Grouper:
             generators = self.generators_of(number)
             module = first.tensor.rpartition(".")[0]
             frozen = bool(self.solution.frozen[generators[0]])
-            if first.role == "produces" and module:
-                base = module
-            else:
-                base = f"{first.tensor}[{first.axis}]" if frozen else (module or first.tensor)
+            base = module or first.tensor
+            if frozen and first.role != "produces":
+                base = f"{first.tensor}[{first.axis}]"
             kind = KINDS[self.kinds[generators[0]]]
             wanted.setdefault(base if kind == "channels" else f"{base}/{kind}", []).append(number)
-        return {
-            number: base if i == 0 else f"{base}#{i + 1}" for base, numbers in wanted.items() for i, number in enumerate(numbers)
-        }
+        return {number: base if i == 0 else f"{base}#{i + 1}" for base, numbers in wanted.items() for i, number in enumerate(numbers)}
 
     def generators_of(self, number: int) -> Atoms:
         return self._by_group[number]
@@ -210,7 +205,3 @@ class _Grouper:
 def group(reading: Reading, solution: Solution) -> Structure:
     """All groups of a reading, in the order of the network."""
     return _Grouper(reading, solution).run()
-
-
-def tensor_axes(reading: Reading) -> list[tuple[str, int, Axis]]:
-    return [(tensor, i, axis) for tensor, axes in reading.tensors.items() for i, axis in enumerate(axes)]

@@ -60,7 +60,9 @@ def write(graph: networkx.MultiDiGraph[str], path: Path) -> None:
     elif suffix in (".svg", ".pdf", ".png"):
         program = shutil.which("dot")
         if program is None:
-            raise Error(f"{path.name} needs Graphviz's `dot`, which is not installed; install graphviz, or write {path.with_suffix('.dot').name}")
+            raise Error(
+                f"{path.name} needs Graphviz's `dot`, which is not installed; install graphviz, or write {path.with_suffix('.dot').name}"
+            )
         subprocess.run([program, f"-T{suffix[1:]}", "-o", str(path)], input=dot(graph), text=True, check=True)
     else:
         raise Error(f"a graph is written as .graphml, .dot, .svg, .pdf or .png, not {path.name!r}")

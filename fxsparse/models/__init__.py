@@ -4,7 +4,7 @@ from fxsparse.models.cifar_resnet import CifarResNet
 from fxsparse.models.dyrelu import DyReLU
 from fxsparse.models.examples import example_inputs, small_options
 from fxsparse.models.specs import list_models, quantized_models
-from fxsparse.models.timm_survey import FamilyModel, timm_family_models
+from fxsparse.models.timm_zoo import FamilyModel, timm_family_models
 from fxsparse.models.torchvision_shim import TorchvisionState, import_timm, import_torchvision, torchvision_state
 from fxsparse.models.weights import load_weights, read_weights
 from fxsparse.models.zoo import Loaded, build

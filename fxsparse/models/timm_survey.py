@@ -1,6 +1,6 @@
 """One small network for each of timm's families (the files of `timm.models`), found by counting parameters.
 
-    python -m fxsparse.models.timm_survey
+    $ python -m fxsparse.models.timm_survey
 
 instantiates all of timm's networks on the meta device (a few minutes, no memory) and writes `timm_families.py`.
 """
@@ -9,38 +9,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from fxsparse.models.timm_families import FAMILIES
+from fxsparse.models.timm_zoo import FamilyModel
 from fxsparse.models.torchvision_shim import import_timm
 
 _LARGE = 60_000_000  # parameters; a family whose smallest network is larger is made of fewer blocks, where it has such an option
 _FEWER_BLOCKS = {"depth": 2}
-
-
-@dataclass(frozen=True)
-class FamilyModel:
-    """The smallest network of a family, and the options that make it small."""
-
-    family: str
-    name: str
-    parameters: int
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def spec(self) -> str:
-        return f"timm:{self.name}"
-
-
-def timm_family_models() -> tuple[FamilyModel, ...]:
-    """One small network per family, in alphabetical order; those that the installed timm does not have are left out."""
-    timm = import_timm()
-    rows = (FamilyModel(family, *row) for family, row in FAMILIES.items())
-    return tuple(row for row in rows if timm.is_model(row.name))
 
 
 def survey() -> dict[str, FamilyModel]:

@@ -21,8 +21,7 @@ from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.tracing.copies import copy_with
-from fxsparse.tracing.recorder import Recorder, meta_inputs, record_in_place
-from fxsparse.tracing.recorder import ACTIVE
+from fxsparse.tracing.recorder import ACTIVE, Recorder, meta_inputs, record_in_place
 from fxsparse.tracing.tape import Mode
 from fxsparse.tracing.traced_module import TracedModule
 
@@ -85,7 +84,9 @@ class Builder:
                 self._insert_gather(gather, calls, mode)
         for name in {graph for graph, _ in done}:
             module = self.graph_module(name)
-            _erase_dead_views(module.graphs[mode].graph, {c.owner.node for g in gathers for c in (calls[i] for i in g.calls) if c.owner.graph == name})
+            _erase_dead_views(
+                module.graphs[mode].graph, {c.owner.node for g in gathers for c in (calls[i] for i in g.calls) if c.owner.graph == name}
+            )
         return ragged
 
     def _insert_gather(self, gather: Gather, calls: Any, mode: Mode) -> None:
@@ -133,7 +134,9 @@ class Builder:
         made = [call for call in tape_now.calls if call.owner.node is None]
         wrong = difference(tape_now, made, [expectation.expected(p) for p in expectation.shell])
         if wrong is not None:
-            raise PlanError(f"plain Python code of the model, which fxsparse cannot rewrite, does not follow the change: {wrong}; {INTERNAL}")
+            raise PlanError(
+                f"plain Python code of the model, which fxsparse cannot rewrite, does not follow the change: {wrong}; {INTERNAL}"
+            )
 
     def _run_expected(
         self, node: fx.Node, twin: nn.Module, mode: Mode, run: Callable[[], Any], values: dict[fx.Node, Any], expected: list[Expected]
@@ -155,12 +158,19 @@ class Builder:
             rewrite(node, values, expected)
             out = run()
         except Exception as error:
-            raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; rewriting it gave {type(error).__name__}: {error}; {INTERNAL}") from error
+            raise PlanError(
+                f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; "
+                f"rewriting it gave {type(error).__name__}: {error}; {INTERNAL}"
+            ) from error
         made = recorder.tape.calls[mark:]
         last = made[-1].results if made else ()
         shapes = tuple(recorder.tape.shape(ref) if hasattr(ref, "id") else None for ref in last)
         same_calls = [c.op for c in made] == [e.call.op for e in expected]
-        wrong = difference(recorder.tape, made, expected) if same_calls else (None if shapes == expected[-1].shapes else f"shapes {shapes} instead of {expected[-1].shapes}")
+        wrong = (
+            difference(recorder.tape, made, expected)
+            if same_calls
+            else (None if shapes == expected[-1].shapes else f"shapes {shapes} instead of {expected[-1].shapes}")
+        )
         if wrong is not None:
             raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; after rewriting, {wrong}; {INTERNAL}")
         self._mirror(node, twin, mode)
@@ -188,7 +198,9 @@ def _erase_dead_views(graph: fx.Graph, names: set[str | None]) -> None:
             graph.erase_node(node)
 
 
-def build(skeleton: nn.Module, structure: Structure, prediction: Prediction, tensors: Mapping[str, Tensor], inputs: tuple[Any, Any]) -> nn.Module:
+def build(
+    skeleton: nn.Module, structure: Structure, prediction: Prediction, tensors: Mapping[str, Tensor], inputs: tuple[Any, Any]
+) -> nn.Module:
     """A module with these tensors, every literal in line, checked against the prediction in each recorded mode."""
     builder = Builder(skeleton, structure, prediction)
     set_tensors(builder.module, tensors)

@@ -45,7 +45,10 @@ def _converter(before: Network, after: Network, label: str, remembered: dict[str
     known = before.journal.followers.get(label, {})
     store: dict[str, Tensor] = {}
     remembered[label] = store
-    dense = {**dict(before.origin.skeleton.named_parameters(remove_duplicate=False)), **dict(before.origin.skeleton.named_buffers(remove_duplicate=False))}
+    dense = {
+        **dict(before.origin.skeleton.named_parameters(remove_duplicate=False)),
+        **dict(before.origin.skeleton.named_buffers(remove_duplicate=False)),
+    }
 
     def one(key: str, what: str, tensor: Tensor) -> Tensor:
         name = f"{key}/{what}"
@@ -60,7 +63,9 @@ def _converter(before: Network, after: Network, label: str, remembered: dict[str
     return one
 
 
-def _prepare_optimizer(before: Network, after: Network, optimizer: Optimizer, label: str, remembered: dict[str, Mapping[str, Tensor]]) -> Any:
+def _prepare_optimizer(
+    before: Network, after: Network, optimizer: Optimizer, label: str, remembered: dict[str, Mapping[str, Tensor]]
+) -> Any:
     reading = before.origin.structure.reading
     first = {id(t): reading.aliases.get(key, key) for key, t in before.tensors().items()}
     new = after.tensors()
@@ -112,7 +117,9 @@ def _prepare_module(before: Network, after: Network, module: nn.Module, label: s
     wrong = next((k for k, t in expected.items() if k not in named or named[k].shape != t.shape), None)
     if wrong is not None:
         found = tuple(named[wrong].shape) if wrong in named else "no such tensor"
-        raise PlanError(f"the {type(module).__name__} is no copy of the network: {wrong!r} is {tuple(expected[wrong].shape)} there, and {found} here")
+        raise PlanError(
+            f"the {type(module).__name__} is no copy of the network: {wrong!r} is {tuple(expected[wrong].shape)} there, and {found} here"
+        )
     one = _converter(before, after, label, remembered)
     reading = before.origin.structure.reading
     made: dict[str, Tensor] = {}

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxsparse.axes.factors import Atoms
 from fxsparse.errors import PlanError
 from fxsparse.surgery.journal import Init, grid
 
@@ -25,15 +26,15 @@ def initialised(before: Network, after: Network, key: str, values: Tensor, init:
         if not values.dtype.is_floating_point:
             continue
         values = values.clone()
-        if init == "fresh" or not np.array_equal(grown, _silent(before, after, key, axis, grown)):
-            values[new] = _fresh(values, values[new].shape) if init == "fresh" else values[new]
-        if init == "zero":
+        if init == "fresh":
+            values[new] = _fresh(values, values[new].shape)
+        else:
             silent = _silent(before, after, key, axis, grown)
             values[grid({axis: silent}, values.shape, values.device)] = 0
     return values
 
 
-def _grown(before: Network, after: Network, key: str) -> dict[int, np.ndarray]:  # type: ignore[type-arg]
+def _grown(before: Network, after: Network, key: str) -> dict[int, Atoms]:
     """axis -> positions in the new tensor of coordinates that were not in the old one."""
     axes = before.origin.structure.reading.tensors[key]
     found = {}
@@ -44,7 +45,7 @@ def _grown(before: Network, after: Network, key: str) -> dict[int, np.ndarray]: 
     return found
 
 
-def _silent(before: Network, after: Network, key: str, axis: int, grown: np.ndarray) -> np.ndarray:  # type: ignore[type-arg]
+def _silent(before: Network, after: Network, key: str, axis: int, grown: Atoms) -> Atoms:
     """The grown coordinates of this axis that must be zero, so that a grown unit says nothing: where its group is consumed; and where
     nothing consumes it, where its first producer makes it."""
     structure = before.origin.structure
@@ -59,12 +60,12 @@ def _silent(before: Network, after: Network, key: str, axis: int, grown: np.ndar
             continue
         consumed = any(m.role == "consumes" for m in group.members)
         first_module = group.members[0].tensor.rpartition(".")[0]
-        if consumed:
-            chosen = members[0].role == "consumes"
-        else:
-            chosen = members[0].tensor.rpartition(".")[0] == first_module
+        chosen = members[0].role == "consumes" if consumed else key.rpartition(".")[0] == first_module
         if _over_statistics(before, group.name):
-            raise PlanError(f"group {name!r} is normalised over its units: growing one changes the statistics of all, so init='zero' cannot keep the function; use 'journal' or 'fresh'")
+            raise PlanError(
+                f"group {name!r} is normalised over its units: growing one changes the statistics of all, "
+                "so init='zero' cannot keep the function; use 'journal' or 'fresh'"
+            )
         if chosen:
             for coordinate, unit in structure.coordinates(key, axis, name):
                 if unit in new_units and mask[coordinate] and int(position[coordinate]) in wanted:

@@ -59,7 +59,9 @@ def convert(tensor: Tensor, before: Places, after: Places, dense: Tensor | None,
         return tensor.detach().clone(), None
     if dense is None:
         if any(not np.isin(after.get(axis, np.arange(shape[axis])), index).all() for axis, index in before.items()):
-            raise PlanError("the values of the removed units are not remembered; regrow with init='zero' or 'fresh', or save with journal=True")
+            raise PlanError(
+                "the values of the removed units are not remembered; regrow with init='zero' or 'fresh', or save with journal=True"
+            )
         dense = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     full = put(dense.to(tensor.device, tensor.dtype), before, tensor.detach())
     return take(full, after), full if after else None

@@ -6,12 +6,10 @@ nothing else. A size that comes from another tensor's shape and is right already
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import fx
 
 from fxsparse.axes.site import dim_of
@@ -177,7 +175,6 @@ TABLE: dict[str, Rewrite] = {
     "channel_shuffle": argument(1, "groups", "groups"),
     "scaled_dot_product_attention": attention_scale,
 }
-assert operator.getitem and F.pad
 
 
 def narrow(node: fx.Node, values: Values, expected: list[Expected]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import nn
 
 from fxsparse.errors import PlanError, TraceError
@@ -58,7 +57,3 @@ def _check(network: Network, module: nn.Module) -> None:
             "",
         )  # fmt: skip
         raise PlanError(f"{type(module).__name__} does something else at the new widths, in {owner or 'its forward'!r}: {wrong}; {where}")
-
-
-def same_tensors(a: nn.Module, b: nn.Module) -> bool:
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))

@@ -76,5 +76,7 @@ def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Pred
             for axis in axes:
                 if any(factor.size and not prediction.count(factor) for factor in axis):
                     shape = each.tape.values[value].shape
-                    raise PlanError(f"the plan would leave nothing of an activation of shape {shape}; keep more units in the groups that feed it")
+                    raise PlanError(
+                        f"the plan would leave nothing of an activation of shape {shape}; keep more units in the groups that feed it"
+                    )
     return prediction

@@ -39,7 +39,7 @@ class Reference:
 def run_reference(
     module: nn.Module, args: Any, kwargs: Mapping[str, Any], state: Mapping[str, Tensor], taint: Taint, probes: Sequence[str] = ()
 ) -> Reference:
-    """Run `module` in eval mode and float64 with this state, clean and tainted. `probes` are submodules whose results count as outputs, too."""
+    """Run `module` in eval mode and float64 with this state, clean and tainted; results of the `probes`, submodules, count as outputs."""
     twin = copy.deepcopy(module).cpu().double().eval()
     clean = run_in_double(twin, state, args, kwargs, _Finite(), probes)
     tainted = tainted_state(state, taint)
@@ -47,7 +47,9 @@ def run_reference(
     final = len(outputs[0])
     flat, flat_clean = [t for line in outputs for t in line], [t for line in clean for t in line]
     reached = tuple(i for i, t in enumerate(flat[:final]) if t.is_floating_point() and bool(t.isnan().any()))
-    pairs = [(a.double(), b.double()) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel() and not a.is_complex()]
+    pairs = [
+        (a.double(), b.double()) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel() and not a.is_complex()
+    ]
     scale = max((float(b.abs().max()) for _, b in pairs), default=0.0) or 1.0
     effect = max((float((a - b).nan_to_num().abs().max()) for a, b in pairs), default=0.0) / scale
     return Reference(flat, flat_clean, reached, effect)
@@ -63,7 +65,9 @@ def run_in_double(
     own = {id(t): t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
     seen: list[list[Tensor]] = []
     hooks = [
-        twin.get_submodule(name).register_forward_hook(lambda m, i, out: seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)]))
+        twin.get_submodule(name).register_forward_hook(
+            lambda m, i, out: seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)])
+        )
         for name in probes
     ]
     try:
@@ -99,6 +103,9 @@ def _tainted(tensor: Tensor, where: Mapping[int, Sequence[int]]) -> Tensor:
 class InDouble(TorchDispatchMode):
     """Runs as it is, in float64 throughout: code that asks for a narrower floating type gets float64."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
@@ -119,7 +126,13 @@ class _Finite(InDouble):
             return out
         inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_floating_point()]
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.numel() and bool(leaf.isnan().any()) and all(bool(t.isfinite().all()) for t in inputs):
+            if (
+                isinstance(leaf, Tensor)
+                and leaf.is_floating_point()
+                and leaf.numel()
+                and bool(leaf.isnan().any())
+                and all(bool(t.isfinite().all()) for t in inputs)
+            ):
                 raise VerificationError(f"{name} gives NaN in the original network on random inputs; nothing can be proved about it")
         return out
 
@@ -169,7 +182,10 @@ def _contraction(slots: tuple[int, int], summand: int | None = None) -> Callable
             made: Tensor = func(*arguments, **kwargs)
             return made
 
-        total = product(torch.nan_to_num(a, nan=0.0, posinf=torch.inf, neginf=-torch.inf), torch.nan_to_num(b, nan=0.0, posinf=torch.inf, neginf=-torch.inf))
+        total = product(
+            torch.nan_to_num(a, nan=0.0, posinf=torch.inf, neginf=-torch.inf),
+            torch.nan_to_num(b, nan=0.0, posinf=torch.inf, neginf=-torch.inf),
+        )
         living = product((~_dead(a)).to(a.dtype), (~_dead(b)).to(b.dtype))
         every = product(torch.ones_like(a), torch.ones_like(b))
         total = total.masked_fill((living.abs() < 0.5) & (every.abs() > 0.5), NAN)

@@ -47,7 +47,7 @@ def _embedding(m: Any, _: Literals) -> None:
     m.num_embeddings, m.embedding_dim = m.weight.shape
 
 
-def _recurrent(m: nn.RNNBase, _: Literals) -> None:
+def _recurrent(m: Any, _: Literals) -> None:
     gates = {"LSTM": 4, "GRU": 3}.get(m.mode, 1)
     m.hidden_size = m.weight_ih_l0.shape[0] // gates
     m.input_size = m.weight_ih_l0.shape[1]

@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from fxsparse.network import Network
 
 FORMAT = "fxsparse/1"
-DTYPES = {str(d).removeprefix("torch."): d for d in (
-    torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool, torch.complex64,
-)}  # fmt: skip
+DTYPE_NAMES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64"
+DTYPES: dict[str, torch.dtype] = {name: getattr(torch, name) for name in DTYPE_NAMES.split()}
 
 
 def fingerprint(network: Network) -> str:
@@ -83,7 +82,9 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     args, kwargs = _decode(said["inputs"], "inputs")
     dense = trace(model, tuple(args), kwargs)
     if fingerprint(dense) != said["fingerprint"]:
-        raise CheckpointError(f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups")
+        raise CheckpointError(
+            f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
+        )
     try:
         structure = dense.origin.structure
         living = {**dense.living, **checked(structure, said["living"], dense.living)}
@@ -113,7 +114,9 @@ def _tensors(dense: Network, target: Network, weights: dict[str, Tensor], path: 
             value = weights[first].to(tensor.device) if first in weights else take(tensor.detach(), target.places(first))
             wanted = target.prediction.shape(reading.tensors[first])
             if tuple(value.shape) != wanted:
-                raise CheckpointError(f"{path / 'weights.safetensors'}: {first!r} has shape {tuple(value.shape)}, and structure.json says {wanted}")
+                raise CheckpointError(
+                    f"{path / 'weights.safetensors'}: {first!r} has shape {tuple(value.shape)}, and structure.json says {wanted}"
+                )
             made[first] = as_new_parameter(tensor, value)
         made[key] = made[first]
     return made
@@ -171,7 +174,9 @@ def _encode(value: Any) -> Any:
         return {"list" if isinstance(value, list) else "tuple": [_encode(v) for v in value]}
     if value is None or isinstance(value, (bool, int, float, str)):
         return {"plain": value}
-    raise CheckpointError(f"an example input of type {type(value).__name__} cannot be written to structure.json; trace with tensors and plain values")
+    raise CheckpointError(
+        f"an example input of type {type(value).__name__} cannot be written to structure.json; trace with tensors and plain values"
+    )
 
 
 def _decode(said: Any, where: str) -> Any:
@@ -192,6 +197,10 @@ def _decode(said: Any, where: str) -> Any:
         if kind in ("list", "tuple") and isinstance(body, list):
             items = [_decode(v, f"{where}[{i}]") for i, v in enumerate(body)]
             return items if kind == "list" else tuple(items)
-        if kind == "dict" and isinstance(body, list) and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], (str, int)) for p in body):
+        if (
+            kind == "dict"
+            and isinstance(body, list)
+            and all(isinstance(p, list) and len(p) == 2 and isinstance(p[0], (str, int)) for p in body)
+        ):
             return {k: _decode(v, f"{where}[{k!r}]") for k, v in body}
     raise CheckpointError(f"structure.json is damaged: {where} is no example input")

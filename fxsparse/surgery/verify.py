@@ -35,7 +35,10 @@ class Proof:
     seed: int
 
     def __str__(self) -> str:
-        return f"equal to {self.max_error:.1e} over {self.outputs} outputs in float64; {self.removed} units gone changed them by {self.effect:.1e}"
+        return (
+            f"equal to {self.max_error:.1e} over {self.outputs} outputs in float64; "
+            f"{self.removed} units gone changed them by {self.effect:.1e}"
+        )
 
 
 def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0, tolerance: float = 1e-9) -> Proof:
@@ -64,7 +67,9 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
 
 def _compare(reference: Reference, outputs: list[Tensor], final: int, removed: int, seed: int, tolerance: float) -> Proof:
     if reference.tainted_outputs:
-        raise VerificationError(f"a removed unit reaches output {reference.tainted_outputs[0]} without passing a contraction; it should be protected")
+        raise VerificationError(
+            f"a removed unit reaches output {reference.tainted_outputs[0]} without passing a contraction; it should be protected"
+        )
     worst, scale, count = 0.0, 0.0, 0
     if len(reference.outputs) != len(outputs):
         raise VerificationError(f"the changed network gives {len(outputs)} tensors, the reference {len(reference.outputs)}")
@@ -83,7 +88,10 @@ def _compare(reference: Reference, outputs: list[Tensor], final: int, removed: i
         count += wanted.numel()
     error = worst / scale if scale else worst
     if not error <= tolerance:
-        raise VerificationError(f"the changed network differs from the reference by {error:.1e} of its largest output, more than {tolerance:.0e}; this is an error in fxsparse or in a registered rule")
+        raise VerificationError(
+            f"the changed network differs from the reference by {error:.1e} of its largest output, more than {tolerance:.0e}; "
+            "this is an error in fxsparse or in a registered rule"
+        )
     return Proof(error, tolerance, reference.effect, removed, count, seed)
 
 

@@ -30,7 +30,9 @@ def _show_version(value: bool) -> None:
 
 
 @app.callback()
-def options(version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version and stop.")) -> None:
+def options(
+    version: bool = typer.Option(False, "--version", callback=_show_version, is_eager=True, help="Show the version and stop."),
+) -> None:
     """Options of the command as a whole."""
 
 

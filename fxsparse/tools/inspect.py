@@ -23,7 +23,9 @@ def inspect(
     model: Model,
     weights: Weights = None,
     shape: Shape = None,
-    graph: Annotated[Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot, or .svg (with Graphviz).")] = None,
+    graph: Annotated[
+        Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot, or .svg (with Graphviz).")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show protected kernel positions as well.")] = False,
     as_json: Json = False,
     threads: Threads = None,

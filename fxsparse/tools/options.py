@@ -12,9 +12,15 @@ import typer
 from fxsparse.models import build
 from fxsparse.network import Network, trace
 
-Model = Annotated[str, typer.Argument(metavar="MODEL", help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="A state dict to load: safetensors, or a torch file (read without executing it).")]
-Shape = Annotated[str | None, typer.Option("--input", metavar="2,3,224,224", help="Shape of the example input, instead of the model's own.")]
+Model = Annotated[
+    str, typer.Argument(metavar="MODEL", help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory.")
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="A state dict to load: safetensors, or a torch file (read without executing it).")
+]
+Shape = Annotated[
+    str | None, typer.Option("--input", metavar="2,3,224,224", help="Shape of the example input, instead of the model's own.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
 

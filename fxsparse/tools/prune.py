@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
+from fxsparse.axes.predict import Prediction
 from fxsparse.channels.costs import network_macs, network_parameters
+from fxsparse.channels.groups import Structure
 from fxsparse.errors import PlanError
 from fxsparse.network import Network
 from fxsparse.surgery.saving import save
@@ -37,26 +40,25 @@ def prune(
     small = network.shrink(wanted)
     proof = verify(network, small) if prove else None
     save(small, out, journal=journal)
+    counts = {name: _before_after(count, network, small) for name, count in (("parameters", network_parameters), ("macs", network_macs))}
     result = {
         "model": model,
         "out": str(out),
-        "parameters": _before_after(network_parameters, network, small),
-        "macs": _before_after(network_macs, network, small),
+        **counts,
         "max_error": None if proof is None else proof.max_error,
     }
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
     console = Console(highlight=False)
-    for name in ("parameters", "macs"):
-        before, after = result[name]
+    for name, (before, after) in counts.items():
         console.print(f"{name}: {before:,} -> {after:,} ({after / before:.1%})")
     console.print(f"proof: {proof}" if proof is not None else "proof: not asked for")
     console.print(f"written: {out}", markup=False)
 
 
-def _before_after(count: Any, before: Network, after: Network) -> list[int]:
-    return [count(each.origin.structure, each.prediction) for each in (before, after)]
+def _before_after(count: Callable[[Structure, Prediction], int], *networks: Network) -> list[int]:
+    return [count(each.origin.structure, each.prediction) for each in networks]
 
 
 def read_plan(path: Path) -> dict[str, list[int]]:

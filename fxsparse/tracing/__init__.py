@@ -7,4 +7,19 @@ from fxsparse.tracing.tape import Call, Mode, Owner, Ref, Tape, Value
 from fxsparse.tracing.trace import Traced, trace
 from fxsparse.tracing.traced_module import TracedModule
 
-__all__ = ["Call", "Mode", "Owner", "Recorder", "Ref", "Tape", "Traced", "TracedModule", "Value", "leaf_modules", "meta_copy", "record", "shared_copy", "trace"]
+__all__ = [
+    "Call",
+    "Mode",
+    "Owner",
+    "Recorder",
+    "Ref",
+    "Tape",
+    "Traced",
+    "TracedModule",
+    "Value",
+    "leaf_modules",
+    "meta_copy",
+    "record",
+    "shared_copy",
+    "trace",
+]

@@ -93,13 +93,13 @@ for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
         setattr(_type, f"__{_name}__", _binary(f"__{_name}__", getattr(operator, _name), reflected=False))
         setattr(_type, f"__r{_name}__", _binary(f"__r{_name}__", getattr(operator, _name), reflected=True))
 for _type in Traced:
-    _type.__neg__ = _unary("__neg__", operator.neg)  # type: ignore[attr-defined]
-    _type.__abs__ = _unary("__abs__", abs)  # type: ignore[attr-defined]
+    _type.__neg__ = _unary("__neg__", operator.neg)  # type: ignore[method-assign]
+    _type.__abs__ = _unary("__abs__", abs)  # type: ignore[method-assign]
 TracedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
 TracedFloat.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 
-class building:  # noqa: N801 - reads as a statement
+class building:
     """While this is open, arithmetic on traced numbers can write into `graph`."""
 
     def __init__(self, graph: torch.fx.Graph) -> None:

@@ -29,7 +29,7 @@ class Recorder(TorchDispatchMode):
     """The dispatch mode that writes the tape; it also knows who is running."""
 
     def __init__(self, mode: Mode) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape(mode)
         self.modules: list[str] = [""]
         self.node: tuple[str | None, str | None] = (None, None)  # graph, node
@@ -200,9 +200,7 @@ def record(
     return record_in_place(copy, args, kwargs, mode, on_node=on_node)
 
 
-def record_in_place(
-    copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None
-) -> Tape:
+def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None) -> Tape:
     """Like `record`, on a module that is on meta tensors already and may be run."""
     recorder = Recorder(mode)
     recorder.on_node = on_node

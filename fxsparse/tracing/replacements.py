@@ -18,6 +18,14 @@ from fxsparse.errors import PlanError
 class FreeAttention(nn.Module):
     """Multi-head attention whose heads, head dimensions and widths are independent of each other."""
 
+    in_proj_weight: Tensor
+    in_proj_bias: Tensor | None
+    q_proj_weight: Tensor
+    k_proj_weight: Tensor
+    v_proj_weight: Tensor
+    bias_k: Tensor
+    bias_v: Tensor
+
     def __init__(self, source: nn.MultiheadAttention) -> None:
         super().__init__()
         for name, parameter in source._parameters.items():
@@ -31,7 +39,10 @@ class FreeAttention(nn.Module):
         self.scale = 1.0 / math.sqrt(source.head_dim)
         self.train(source.training)
         self._forward_hooks, self._forward_pre_hooks = source._forward_hooks, source._forward_pre_hooks
-        self._forward_hooks_with_kwargs, self._forward_pre_hooks_with_kwargs = source._forward_hooks_with_kwargs, source._forward_pre_hooks_with_kwargs
+        self._forward_hooks_with_kwargs, self._forward_pre_hooks_with_kwargs = (
+            source._forward_hooks_with_kwargs,
+            source._forward_pre_hooks_with_kwargs,
+        )
 
     def forward(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -54,10 +55,14 @@ def _refuse(model: Any) -> None:
         raise TraceError("this model is compiled; pass the one inside, model._orig_mod, and compile the result")
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
-            raise TraceError(f"{name!r} is a quantized {type(module).__name__}, whose weights are packed; pass the float model and quantize the result")
+            raise TraceError(
+                f"{name!r} is a quantized {type(module).__name__}, whose weights are packed; pass the float model and quantize the result"
+            )
 
 
-def _both_modes(module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
+def _both_modes(
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str
+) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
     """The eval graph, and the train graph where the code asks for its mode."""
     graph, tape, asked = trace_graph(meta_copy(module), args, kwargs, "eval", prefix)
     graphs: dict[Mode, TracedGraph] = {"eval": graph}
@@ -112,10 +117,8 @@ class _Islands:
         arguments, keywords = meta_inputs((as_arguments(self.args), dict(self.kwargs)))
         with recording(recorder):
             copy(*arguments, **keywords)
-        try:
+        with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
             tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
-        except TraceError:
-            pass  # a detection model wants targets in train mode; `settle` says so
         return tapes
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:

@@ -77,11 +77,15 @@ class TracedModule(nn.Module):
     def _leaves(self, traced: TracedGraph, args: Any, kwargs: Any) -> list[Any]:
         leaves, spec = flatten_call(type(self), args, kwargs)
         if spec != traced.in_spec:
-            raise TraceError(f"{type(self).__name__} was traced with other arguments: it takes {traced.in_spec}, and got {spec}; trace it again")
+            raise TraceError(
+                f"{type(self).__name__} was traced with other arguments: it takes {traced.in_spec}, and got {spec}; trace it again"
+            )
         for position, value in traced.constants:
             given = leaves[position]
             if isinstance(given, Tensor) or given != value:
-                raise TraceError(f"{type(self).__name__} was traced with argument {value!r}, and got {given!r}; trace it again with that one")
+                raise TraceError(
+                    f"{type(self).__name__} was traced with argument {value!r}, and got {given!r}; trace it again with that one"
+                )
         baked = {position for position, _ in traced.constants}
         return [leaf for position, leaf in enumerate(leaves) if position not in baked]
 
@@ -131,7 +135,7 @@ class TracedModule(nn.Module):
 
 def flatten_call(cls: type, args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec]:
     """Arguments as leaves, in the order of the signature, however they were given."""
-    original = original_class(cls)
+    original: Any = original_class(cls)
     try:
         bound = inspect.signature(original.forward).bind(None, *args, **kwargs)
         given = dict(list(bound.arguments.items())[1:])

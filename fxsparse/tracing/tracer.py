@@ -6,7 +6,6 @@ decorators see what they always see. One run yields the fx graph and the tape.
 
 from __future__ import annotations
 
-import inspect
 import math
 import operator
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
@@ -26,10 +25,23 @@ from fxsparse.tracing.recorder import Recorder, as_arguments, describe, meta_inp
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
-DATA_DEPENDENT = {
-    "__bool__", "__int__", "__float__", "__index__", "__complex__", "item", "tolist", "numpy", "__array__", "is_nonzero", "equal", "allclose",
-    "_local_scalar_dense", "__contains__",
-}  # fmt: skip
+DATA_DEPENDENT = frozenset(
+    [
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__complex__",
+        "__contains__",
+        "__array__",
+        "item",
+        "tolist",
+        "numpy",
+        "is_nonzero",
+        "equal",
+        "allclose",
+    ]
+)
 PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
 SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension"}
 
@@ -69,7 +81,9 @@ class _Graphing(TorchFunctionMode):
         if make is None:
             name = self.attributes.get(id(tensor))
             if name is None:
-                raise TraceError(f"a tensor of shape {tuple(tensor.shape)} comes from nowhere: it is no parameter, buffer, attribute or traced result")
+                raise TraceError(
+                    f"a tensor of shape {tuple(tensor.shape)} comes from nowhere: it is no parameter, buffer, attribute or traced result"
+                )
             node = self.graph.get_attr(name)
             make = lambda: node  # noqa: E731
             self.know(tensor, make)
@@ -114,7 +128,11 @@ class _Graphing(TorchFunctionMode):
             return items if isinstance(value, list) else tuple(items)
         if isinstance(value, dict):
             return {k: self.argument(v) for k, v in value.items()}
-        if value is None or value is Ellipsis or isinstance(value, (bool, int, float, complex, str, torch.dtype, torch.memory_format, torch.layout, torch.device)):
+        if (
+            value is None
+            or value is Ellipsis
+            or isinstance(value, (bool, int, float, complex, str, torch.dtype, torch.memory_format, torch.layout, torch.device))
+        ):
             return value
         raise TraceError(f"an argument of type {type(value).__name__} cannot stand in a graph")
 
@@ -141,7 +159,7 @@ class _Graphing(TorchFunctionMode):
             return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
         if name in _OPERATORS:
             return self.node_call("call_function", _OPERATORS[name], func, args, kwargs, (args, kwargs))
-        if getattr(Tensor, name, None) is func:
+        if getattr(Tensor, name, None) is func or (getattr(func, "__module__", None) == "torch._tensor" and hasattr(Tensor, name)):
             return self.node_call("call_method", name, func, args, kwargs, (args, kwargs))
         return self.node_call("call_function", func, func, args, kwargs, (args, kwargs))
 
@@ -244,13 +262,17 @@ _OPERATORS = {
                  "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
 }  # fmt: skip
 _OPERATORS.update({"__and__": operator.and_, "__or__": operator.or_, "__div__": operator.truediv, "__idiv__": operator.itruediv})
-_REFLECTED = {f"__r{name}__": getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "xor")}
+_REFLECTED = {
+    f"__r{name}__": getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "xor")
+}
 _REFLECTED.update({"__rand__": operator.and_, "__ror__": operator.or_, "__rdiv__": operator.truediv})
 
 
 def _makes_tensors(func: Any) -> bool:
     module = getattr(func, "__module__", None) or ""
-    return func not in (torch.is_tensor, torch.is_storage) and (module.startswith("torch") or type(func).__name__ in ("builtin_function_or_method",))
+    return func not in (torch.is_tensor, torch.is_storage) and (
+        module.startswith("torch") or type(func).__name__ in ("builtin_function_or_method",)
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -282,9 +304,7 @@ class _TrainingRead:
         return self.mode == "train"
 
 
-def trace_graph(
-    root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = ""
-) -> tuple[TracedGraph, Tape, bool]:
+def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = "") -> tuple[TracedGraph, Tape, bool]:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode."""
     root.train(mode == "train")
     recorder = Recorder(mode)
@@ -306,13 +326,18 @@ def trace_graph(
             flat, out_spec = tree_flatten(out)
             tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
             if not tensors:
-                raise TraceError(f"the model returns no tensor that can be followed, but {type(out).__name__}; return tensors in tuples, lists or dicts")
+                raise TraceError(
+                    f"the model returns no tensor that can be followed, but {type(out).__name__}; return tensors in tuples, lists or dicts"
+                )
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
     except TraceError:
         raise
     except Exception as error:
         where = recorder.failed or type(root).__name__
-        raise TraceError(f"{type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs))}: {error}; check that model(*example_inputs) runs") from error
+        raise TraceError(
+            f"{type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs))}: {error}; "
+            "check that model(*example_inputs) runs"
+        ) from error
     finally:
         del nn.Module.training
         for module in root.modules():
@@ -337,7 +362,7 @@ def _placeholders(graphing: _Graphing, recorder: Recorder, leaves: list[Any]) ->
     return tuple(constants), tuple(names)
 
 
-class _patch_calls:  # noqa: N801 - reads as a statement
+class _patch_calls:
     """While open, calls of leaf modules become nodes."""
 
     def __init__(self, graphing: _Graphing) -> None:
@@ -354,11 +379,3 @@ class _patch_calls:  # noqa: N801 - reads as a statement
 
     def __exit__(self, *exc: object) -> None:
         nn.Module.__call__ = self.call  # type: ignore[method-assign]
-
-
-def signature_of(module: nn.Module) -> inspect.Signature:
-    return inspect.signature(module.forward)
-
-
-def spec_of(args: Any) -> TreeSpec:
-    return tree_flatten(args)[1]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxsparse.axes.factors import size
 from fxsparse.axes.site import Site, SizeOf
 from fxsparse.axes.spec import apply_spec, macs, unify_aligned
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
 contractions = Family()
@@ -70,7 +70,12 @@ def _attention_labels(site: Site, heads: tuple, inner: tuple) -> None:  # type: 
 LETTERS = ("x", "y", "z")
 
 
-@contractions.rule("aten.convolution", "aten._convolution", "aten.convolution_overrideable", text="(b, g·i, x!), (g·o, i, k!), (g·o) -> (b, g·o, u)   transposed: (b, g·i, x!), (g·i, o, k!), (g·o) -> (b, g·o, u)")
+@contractions.rule(
+    "aten.convolution",
+    "aten._convolution",
+    "aten.convolution_overrideable",
+    text="(b, g·i, x!), (g·o, i, k!), (g·o) -> (b, g·o, u)   transposed: (b, g·i, x!), (g·i, o, k!), (g·o) -> (b, g·o, u)",
+)
 def convolution(site: Site) -> None:
     """1 to 3 dimensions, strided, dilated, grouped, transposed, with or without batch."""
     groups = site.arg("groups")
@@ -94,17 +99,30 @@ def convolution(site: Site) -> None:
         site.algebra.label((*bound["i"], *bound["o"]), "group_channels")
     if site.arg("transposed") and n:
         input_positions = site.axes("input")[2:]
-        macs(site, bound["b"], bound["i"], bound["o"], bound.get("g", ()), *input_positions, *(bound[f"k{letter}"] for letter in LETTERS[:n]))
+        macs(
+            site, bound["b"], bound["i"], bound["o"], bound.get("g", ()), *input_positions, *(bound[f"k{letter}"] for letter in LETTERS[:n])
+        )
     else:
-        macs(site, bound["b"], bound["i"], bound["o"], bound.get("g", ()), *site.results[0][2:], *(bound[f"k{letter}"] for letter in LETTERS[:n]))
+        macs(
+            site,
+            bound["b"],
+            bound["i"],
+            bound["o"],
+            bound.get("g", ()),
+            *site.results[0][2:],
+            *(bound[f"k{letter}"] for letter in LETTERS[:n]),
+        )
 
 
 @contractions.rule(
-    "aten._scaled_dot_product_flash_attention_for_cpu", "aten._scaled_dot_product_efficient_attention", "aten._scaled_dot_product_flash_attention",
-    "aten._scaled_dot_product_cudnn_attention", "aten._scaled_dot_product_fused_attention_overrideable", "aten.scaled_dot_product_attention",
-    "aten._scaled_dot_product_attention_math", "aten._scaled_dot_product_attention_math_for_mps",
+    *aten(
+        "_scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_efficient_attention "
+        "_scaled_dot_product_flash_attention _scaled_dot_product_cudnn_attention "
+        "_scaled_dot_product_fused_attention_overrideable scaled_dot_product_attention _scaled_dot_product_attention_math "
+        "_scaled_dot_product_attention_math_for_mps"
+    ),
     text="(b, h, n, k), (b, h, m, k), (b, h, m, v), mask (…, n!, m!) -> (b, h, n, v)",
-)  # fmt: skip
+)
 def attention(site: Site) -> None:
     """Fused attention. With grouped queries, each key head serves a run of query heads."""
     q, k, v = site.axes("query"), site.axes("key"), site.axes("value")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxsparse.axes.factors import Axis
 from fxsparse.axes.site import Site
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
 creation = Family()
@@ -12,10 +12,9 @@ LARGEST = 65_536  # an axis longer than this counts positions, not channels
 
 
 @creation.rule(
-    "aten.zeros", "aten.ones", "aten.full", "aten.empty", "aten.rand", "aten.randn", "aten.new_zeros", "aten.new_ones", "aten.new_full",
-    "aten.new_empty", "aten.empty_strided", "aten.new_empty_strided", "aten.empty_permuted",
+    *aten("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided empty_permuted"),
     text="-> (a, b, …)  coordinates are alike",
-)  # fmt: skip
+)
 def filled(site: Site) -> None:
     """One value, or noise, everywhere: new axes, whose sizes are literals."""
     shape = site.result_shape()
@@ -26,10 +25,12 @@ def filled(site: Site) -> None:
 
 
 @creation.rule(
-    "aten.arange", "aten.linspace", "aten.eye", "aten.scalar_tensor", "aten.tril_indices", "aten.triu_indices", "aten.randint", "aten.randperm",
-    "aten._local_scalar_dense", "aten.hann_window", "aten.hamming_window", "aten.logspace",
+    *aten(
+        "arange linspace eye scalar_tensor tril_indices triu_indices randint randperm _local_scalar_dense hann_window "
+        "hamming_window logspace"
+    ),
     text="-> (a!, b!, …)  coordinates are numbered",
-)  # fmt: skip
+)
 def numbered(site: Site) -> None:
     """Every coordinate differs from the others by its place."""
     for index, result in enumerate(site.call.results):

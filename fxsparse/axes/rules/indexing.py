@@ -5,7 +5,7 @@ from __future__ import annotations
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
 from fxsparse.axes.spec import apply_spec
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
 indexing = Family()
@@ -53,7 +53,7 @@ def index(site: Site) -> None:
             site.freeze(axis, "indexes by it")
     consumed: set[int] = set()
     position = 0
-    for i, ref in enumerate(indices):
+    for ref in indices:
         width = _mask_width(site, ref) if isinstance(ref, Ref) else 1
         if isinstance(ref, Ref):
             consumed.update(range(position, position + width))
@@ -92,13 +92,16 @@ def index_select(site: Site) -> None:
 
 
 @indexing.rule(
-    "aten.gather", "aten.scatter", "aten.scatter_", "aten.scatter_add", "aten.scatter_add_", "aten.scatter_reduce", "aten.scatter_reduce_",
-    "aten.index_put", "aten.index_put_", "aten._index_put_impl_", "aten._unsafe_index_put", "aten.index_add", "aten.index_add_",
-    "aten.index_copy", "aten.index_copy_", "aten.take_along_dim", "aten.index_fill", "aten.index_fill_", "aten.bucketize", "aten.searchsorted",
-    "aten.take", "aten.masked_select", "aten.nonzero", "aten.masked_scatter", "aten.masked_scatter_", "aten.unique", "aten._unique2", "aten.histc",
-    "aten.multinomial", "aten.one_hot", "aten.bincount", "aten.unique_consecutive", "aten.unique_dim", "torchvision.nms", "torchvision.deform_conv2d",
+    *aten(
+        "gather scatter scatter_ scatter_add scatter_add_ scatter_reduce scatter_reduce_ index_put index_put_ _index_put_impl_ "
+        "_unsafe_index_put index_add index_add_ index_copy index_copy_ take_along_dim index_fill index_fill_ bucketize "
+        "searchsorted take masked_select nonzero masked_scatter masked_scatter_ unique _unique2 histc multinomial one_hot "
+        "bincount unique_consecutive unique_dim"
+    ),
+    "torchvision.nms",
+    "torchvision.deform_conv2d",
     text="(i!, …) -> (…)  everything stays whole",
-)  # fmt: skip
+)
 def by_number(site: Site) -> None:
     """Numbers decide what goes where: nothing may change its number."""
     for ref in site.tensors:

@@ -6,16 +6,15 @@ import math
 
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, SizeOf, dim_of
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 
 movement = Family()
 
 
 @movement.rule(
-    "aten.clone", "aten.contiguous", "aten.alias", "aten.detach", "aten.detach_", "aten._to_copy", "aten.lift_fresh", "aten.lift_fresh_copy",
-    "aten._conj", "aten.positive", "aten.alias_copy", "aten.view_of", "aten.pin_memory",
+    *aten("clone contiguous alias detach detach_ _to_copy lift_fresh lift_fresh_copy _conj positive alias_copy view_of pin_memory"),
     text="(…) -> (…)",
-)  # fmt: skip
+)
 def same(site: Site) -> None:
     """The same coordinates."""
     site.moved(site.axes(site.tensors[0]))

@@ -5,18 +5,20 @@ from __future__ import annotations
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, SizeOf, dim_of
 from fxsparse.axes.spec import apply_spec
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
 normalisation = Family()
 
 
 @normalisation.rule(
-    "aten.native_batch_norm", "aten._native_batch_norm_legit", "aten._native_batch_norm_legit_no_training", "aten._native_batch_norm_legit_functional",
-    "aten.cudnn_batch_norm", "aten.batch_norm", "aten._batch_norm_with_update", "aten._batch_norm_no_update", "aten._batch_norm_with_update_functional",
-    "aten.native_batch_norm_backward",
+    *aten(
+        "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training _native_batch_norm_legit_functional "
+        "cudnn_batch_norm batch_norm _batch_norm_with_update _batch_norm_no_update _batch_norm_with_update_functional "
+        "native_batch_norm_backward"
+    ),
     text="(b, c, …), (c), (c), (c), (c) -> (b, c, …), (c), (c)",
-)  # fmt: skip
+)
 def batch_norm(site: Site) -> None:
     """Channel by channel; statistics over the batch and the positions."""
     axes = site.axes("input")
@@ -84,7 +86,9 @@ def group_norm(site: Site) -> None:
         site.give([axes[0], bound["g"]], index)
 
 
-@normalisation.rule("aten._weight_norm_interface", "aten._weight_norm", text="(a, b!, …), (a, 1, …) -> (a, b, …)  norm over all axes but one")
+@normalisation.rule(
+    "aten._weight_norm_interface", "aten._weight_norm", text="(a, b!, …), (a, 1, …) -> (a, b, …)  norm over all axes but one"
+)
 def weight_norm(site: Site) -> None:
     """The norm is a statistic over a weight's other axes: they stay whole."""
     axes = site.axes("v")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
-from fxsparse.axes.table import Family
+from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
 reductions = Family()
@@ -34,11 +34,12 @@ def _reduce(site: Site, summing: bool) -> None:
 
 
 @reductions.rule(
-    "aten.mean", "aten.var", "aten.var_mean", "aten.std", "aten.std_mean", "aten.amax", "aten.amin", "aten.max", "aten.min", "aten.prod",
-    "aten.argmax", "aten.argmin", "aten.all", "aten.any", "aten.logsumexp", "aten.linalg_vector_norm", "aten.norm", "aten.median",
-    "aten.mode", "aten.kthvalue", "aten.nansum", "aten.aminmax", "aten.count_nonzero",
+    *aten(
+        "mean var var_mean std std_mean amax amin max min prod argmax argmin all any logsumexp linalg_vector_norm norm median "
+        "mode kthvalue nansum aminmax count_nonzero"
+    ),
     text="(a, r!) -> (a)",
-)  # fmt: skip
+)
 def reduce(site: Site) -> None:
     """The reduced axes stay whole. max(a, b) and the like of two tensors are element-wise."""
     if len(site.tensors) == 2 and site.has("other"):
@@ -55,10 +56,11 @@ def sum_(site: Site) -> None:
 
 
 @reductions.rule(
-    "aten._softmax", "aten._log_softmax", "aten._safe_softmax", "aten.softmax", "aten.log_softmax", "aten.cumsum", "aten.cumprod", "aten.sort",
-    "aten.topk", "aten.cummax", "aten.cummin", "aten.logcumsumexp", "aten.renorm", "aten.argsort", "aten.cumsum_",
+    *aten(
+        "_softmax _log_softmax _safe_softmax softmax log_softmax cumsum cumprod sort topk cummax cummin logcumsumexp renorm argsort cumsum_"
+    ),
     text="(a, r!) -> (a, r)",
-)  # fmt: skip
+)
 def along(site: Site) -> None:
     """The axis it works along stays whole; the others pass."""
     axes = site.axes("self")
