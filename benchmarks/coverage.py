@@ -55,7 +55,7 @@ def prunable_share(network: fxsparse.Network) -> float:
 
 
 def training_step(network: fxsparse.Network, inputs: tuple[Any, ...]) -> str:
-    """One SGD step of the shrunk module; detection models want targets in train mode, and get a gradient in eval mode."""
+    """One SGD step of the shrunk module, in train mode where it runs in train mode on these inputs."""
     module = network.module
     mode = "train"
     try:
@@ -68,14 +68,17 @@ def training_step(network: fxsparse.Network, inputs: tuple[Any, ...]) -> str:
     leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor) and leaf.requires_grad]
     if not leaves:
         return "no gradient reaches the outputs"
-    torch.stack([leaf.float().square().mean() for leaf in leaves if leaf.numel()]).sum().backward()
+    losses = [leaf.float().square().mean() for leaf in leaves if leaf.numel()]
+    if not losses:
+        return "nothing is detected with random weights"
+    torch.stack(losses).sum().backward()
     torch.optim.SGD(module.parameters(), lr=1e-3).step()
     return mode
 
 
 def check(spec: str, options: dict[str, Any]) -> dict[str, Any]:
     """All checks of one model; whatever fails raises."""
-    loaded = build(spec, **options)
+    loaded = build(spec, targets=spec.startswith("torchvision:"), **options)
     started = time.perf_counter()
     network = fxsparse.trace(loaded.model, loaded.inputs)
     result: dict[str, Any] = {"trace_s": round(time.perf_counter() - started, 3)}

@@ -142,11 +142,16 @@ class Matcher:
     def roles(self, operands: Sequence[Ref | None]) -> None:
         made = {letter for entries in self.spec.results for entry in entries for letter in entry.letters}
         contracted = {letter for letter, uses in self.uses.items() if len(uses) > 1 and letter not in made}
+        # Where weights are multiplied with weights (low rank, spectral norm), the first holds the unit, and the second consumes it.
+        held = {letter for letter in contracted if all(self.uses[letter])}
         for ref, entries in zip(operands, self.spec.operands, strict=False):
             if ref is None or not contracted or not self.site.is_weight(ref):
                 continue
             for axis, entry in zip(self.site.axes(ref), entries, strict=False):
-                if set(entry.letters) & contracted:
+                if set(entry.letters) & held:
+                    self.site.role(axis, "follows")
+                    held -= set(entry.letters)
+                elif set(entry.letters) & contracted:
                     self.site.role(axis, "consumes")
                 elif set(entry.letters) & made:
                     self.site.role(axis, "produces")

@@ -160,7 +160,7 @@ class _Grouper:
         for number in sorted(members, key=lambda n: (self.rank(members[n]), self.first_coordinate(n, members[n]))):
             first = min((member for member, _ in members[number]), key=self.member_rank)
             generators = self.generators_of(number)
-            module = first.tensor.rpartition(".")[0]
+            module = first.tensor.partition(".parametrizations.")[0] if ".parametrizations." in first.tensor else first.tensor.rpartition(".")[0]
             frozen = bool(self.solution.frozen[generators[0]])
             base = module or first.tensor
             if frozen and first.role != "produces":

@@ -160,7 +160,7 @@ def _timm_sizes(name: str, options: Mapping[str, Any], search: bool) -> tuple[in
     usual = _pair(options.get("img_size") or tuple(usual_sides))
     if not search or notes.get("fixed_input_size") or "img_size" in options:
         return channels, usual, usual
-    floor = max(_SMALL, *(notes.get("min_input_size") or ()))
+    floor = max((_SMALL, *(notes.get("min_input_size") or ())))
     candidates = {side for side in (*_SIZES, floor) if floor <= side < min(usual)}
     return channels, next((side for side in sorted(candidates) if _runs(twin, channels, side)), usual), usual
 

@@ -47,10 +47,11 @@ def _parameters(name: str, **options: Any) -> int:
 
 
 def _table(models: Mapping[str, FamilyModel]) -> str:
+    version = import_timm().__version__
     rows = (f'    "{family}": ("{model.name}", {model.parameters:_}, {dict(model.options)}),' for family, model in models.items())
     return "\n".join(
         [
-            f'"""The smallest network of each family of timm {import_timm().__version__}: name, parameters, options. Written by timm_survey.py."""',
+            f'"""The smallest network of each family of timm {version}: name, parameters, options. Written by timm_survey.py."""',
             "",
             "from __future__ import annotations",
             "",

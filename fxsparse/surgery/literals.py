@@ -185,6 +185,15 @@ def narrow(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     _set_argument(node, 3, "length", length)
 
 
+def repeat_interleave(node: fx.Node, values: Values, expected: list[Expected]) -> None:
+    """Decomposes into an expansion behind the repeated axis, whose size is the number of repeats."""
+    expanded = next(e.shapes[0] for e in expected if e.call.name == "aten.expand")
+    dim = value_of(_get_argument(node, 2, "dim"), values)
+    if expanded is not None and dim is not None:
+        _set_argument(node, 1, "repeats", expanded[dim_of(dim, len(expanded) - 1) + 1])
+
+
+TABLE["repeat_interleave"] = repeat_interleave
 TABLE["narrow"] = narrow
 TABLE["select"] = argument(2, "index", "index")
 

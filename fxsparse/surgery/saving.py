@@ -111,7 +111,7 @@ def _tensors(dense: Network, target: Network, weights: dict[str, Tensor], path: 
     for key, tensor in dense.tensors().items():
         first = reading.aliases.get(key, key)
         if first not in made:
-            value = weights[first].to(tensor.device) if first in weights else take(tensor.detach(), target.places(first))
+            value = weights[first].to(tensor.device).clone() if first in weights else take(tensor.detach(), target.places(first))
             wanted = target.prediction.shape(reading.tensors[first])
             if tuple(value.shape) != wanted:
                 raise CheckpointError(

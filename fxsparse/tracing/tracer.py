@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_flatten, tree_leaves
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
@@ -176,6 +176,8 @@ class _Graphing(TorchFunctionMode):
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
         mark = self.recorder.mark()
+        if self.devices:
+            real = tree_map_only(torch.device, _without_number, real)
         try:
             out = func(*real[0], **real[1])
         finally:
@@ -273,6 +275,11 @@ def _makes_tensors(func: Any) -> bool:
     return func not in (torch.is_tensor, torch.is_storage) and (
         module.startswith("torch") or type(func).__name__ in ("builtin_function_or_method",)
     )
+
+
+def _without_number(device: torch.device) -> torch.device:
+    """The device that a numbered, traced one stands for."""
+    return torch.device("meta") if device.type == "meta" else device
 
 
 def _plain(value: Any) -> Any:

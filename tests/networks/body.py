@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
@@ -65,9 +66,9 @@ def shape_of(kind: Kind, channels: int, spatial: tuple[int, ...]) -> tuple[int, 
     return (*spatial[:position], channels, *spatial[position:])
 
 
-def text(shape: tuple[int, ...]) -> str:
+def text(parts: Iterable[object]) -> str:
     """`(3, 4)` as `3, 4`."""
-    return ", ".join(map(str, shape))
+    return ", ".join(map(str, parts))
 
 
 @dataclass

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tests.networks.body import Body, Kind, Value
+from tests.networks.body import Body, Kind, Value, text
 
 Bridge = Callable[[Body, Value], Value]
 
@@ -86,9 +86,12 @@ def _product(sizes: tuple[int, ...]) -> int:
     return result
 
 
-def _first_place(body: Body, x: Value) -> Value:
-    where = {"sequence": "[:, 0]", "line": "[..., 0]", "image": "[:, :, 0, 0]", "grid": "[:, 0, 0]", "volume": "[:, :, 0, 0, 0]"}
-    return body.let(f"{x}{where[x.kind]} + {x}.mean({1 if x.kind in ('sequence', 'grid') else 2}).flatten(1)[:, :{x.c}]", "vector", (x.c,), x.degree)
+def _one_place(body: Body, x: Value) -> Value:
+    """The class token, or the last step of a sequence."""
+    axes = len(x.shape) - 1
+    if x.last:
+        return body.let(f"{x}[{text((':', *body.genes.pick(('0',) * axes, ('-1',) * axes)))}]", "vector", (x.c,), x.degree)
+    return body.let(f"{x}[{text((':', ':', *body.genes.pick(('0',) * axes, ('-1',) * axes)))}]", "vector", (x.c,), x.degree)
 
 
 def _sequence_to_image(body: Body, x: Value) -> Value:
@@ -98,15 +101,9 @@ def _sequence_to_image(body: Body, x: Value) -> Value:
         f"{x}.transpose(1, 2).reshape({b}, {c}, {h}, {w})",
         f"{x}.transpose(1, 2).unflatten(2, ({h}, {w}))",
         f"{x}.permute(0, 2, 1).contiguous().view({b}, -1, {h}, {w})",
-        f"{x}.view({b}, {h}, {n} // {h}, {c}).permute(0, 3, 1, 2)" if _contiguous(body, x) else f"{x}.reshape({b}, {h}, {w}, {c}).permute(0, 3, 1, 2)",
+        f"{x}.reshape({b}, {h}, {n} // {h}, {c}).permute(0, 3, 1, 2)",
     )
     return body.let(expression, "image", (x.c, h, w), x.degree)
-
-
-def _contiguous(body: Body, x: Value) -> bool:
-    """Make `x` safe for `view`."""
-    body.do(f"{x} = {x}.contiguous()")
-    return True
 
 
 def _line_to_image(body: Body, x: Value) -> Value:
@@ -118,6 +115,14 @@ def _line_to_image(body: Body, x: Value) -> Value:
         (f"{x}.reshape({x}.shape[0], {x.c}, {h}, -1)", (h, w)),
     )
     return body.let(expression, "image", (x.c, *size), x.degree)
+
+
+def _rows_to_channels(body: Body, x: Value) -> Value:
+    """Channels and rows become one axis, if that is not too wide."""
+    c, h, w = x.shape
+    if c * h > 48:
+        return body.let(f"{x}.flatten(-2)", "line", (c, h * w), x.degree)
+    return body.let(f"{x}.flatten(1, 2)", "line", (c * h, w), x.degree)
 
 
 def _image_to_volume(body: Body, x: Value) -> Value:
@@ -134,13 +139,23 @@ def _image_to_volume(body: Body, x: Value) -> Value:
 
 def _vector_to_sequence(body: Body, x: Value) -> Value:
     """A Linear makes the tokens, or the channels are cut into them."""
-    n = next((n for n in (4, 3, 2) if x.c % n == 0 and x.c > n), 0)
-    if n and body.genes.pick(False, False, True):
-        return body.let(f"{x}.view({x}.shape[0], {n}, -1)" if _contiguous(body, x) else "", "sequence", (n, x.c // n), x.degree)
+    cut = next((n for n in (4, 3, 2) if x.c % n == 0 and x.c > n), 0)
+    if cut and body.genes.pick(False, False, True):
+        return body.let(f"{x}.reshape({x}.shape[0], {cut}, -1)", "sequence", (cut, x.c // cut), x.degree)
     n, c = body.genes.pick(3, 4, 6), body.genes.pick(4, 6, 8)
     layer = body.attribute("fc", f"nn.Linear({x.c}, {n * c})")
     expression = body.genes.pick(f"{layer}({x}).view(-1, {n}, {c})", f"{layer}({x}).unflatten(1, ({n}, {c}))", f"{layer}({x}).view({x}.shape[0], {n}, {c})")
     return body.let(expression, "sequence", (n, c))
+
+
+def _vector_to_line(body: Body, x: Value) -> Value:
+    """Every channel becomes a line, or the channels are cut into lines."""
+    cut = next((n for n in (4, 3, 2) if x.c % n == 0 and x.c > n), 0)
+    if cut and body.genes.pick(False, False, True):
+        return body.let(f"{x}.unflatten(1, ({x.c // cut}, {cut}))", "line", (x.c // cut, cut), x.degree)
+    ramp = f"torch.linspace(-1, 1, 5, dtype={x}.dtype, device={x}.device)"
+    wide = body.genes.pick(f"{x}.unsqueeze(2).expand(-1, -1, 5)", f"{x}[:, :, None].repeat(1, 1, 5)", f"{x}.unsqueeze(-1)")
+    return body.let(f"{wide} * {ramp}", "line", (x.c, 5), x.degree)
 
 
 def _vector_to_image(body: Body, x: Value) -> Value:
@@ -162,7 +177,7 @@ BRIDGES: dict[tuple[Kind, Kind], tuple[Bridge, ...]] = {
         _written("{x}.flatten(2)", "line", "0 1*2"),
         _written("{x}.reshape({x}.shape[0], {x}.shape[1], -1)", "line", "0 1*2"),
         _written("{x}.mean(3)", "line", "0 1"),
-        _written("{x}.flatten(1, 2)", "line", "0*1 2"),  # channels and rows become one axis
+        _rows_to_channels,
     ),
     ("image", "grid"): (
         _written("{x}.permute(0, 2, 3, 1)", "grid", "1 2 0"),
@@ -171,7 +186,7 @@ BRIDGES: dict[tuple[Kind, Kind], tuple[Bridge, ...]] = {
         _written("{x}.transpose(1, 2).transpose(2, 3)", "grid", "1 2 0"),
     ),
     ("image", "volume"): (_image_to_volume,),
-    ("image", "vector"): (_pooled, _flat_linear, _first_place),
+    ("image", "vector"): (_pooled, _flat_linear, _one_place),
     ("grid", "image"): (
         _written("{x}.permute(0, 3, 1, 2)", "image", "2 0 1"),
         _written("{x}.permute([0, 3, 1, 2]).contiguous()", "image", "2 0 1"),
@@ -182,21 +197,21 @@ BRIDGES: dict[tuple[Kind, Kind], tuple[Bridge, ...]] = {
         _written("{x}.reshape({x}.shape[0], -1, {x}.shape[-1])", "sequence", "0*1 2"),
         _written("{x}.mean(1)", "sequence", "1 2"),
     ),
-    ("grid", "vector"): (_flat_linear, _pooled, _first_place),  # NHWC flatten -> Linear comes first
+    ("grid", "vector"): (_flat_linear, _pooled, _one_place),  # NHWC flatten -> Linear comes first
     ("sequence", "line"): (
         _written("{x}.transpose(1, 2)", "line", "1 0"),
         _written("{x}.permute(0, 2, 1).contiguous()", "line", "1 0"),
         _written("{x}.swapaxes(1, 2)", "line", "1 0"),
     ),
     ("sequence", "image"): (_sequence_to_image,),
-    ("sequence", "vector"): (_pooled, _flat_linear, _first_place),
+    ("sequence", "vector"): (_pooled, _flat_linear, _one_place),
     ("line", "sequence"): (
         _written("{x}.transpose(1, 2)", "sequence", "1 0"),
         _written("{x}.permute(0, 2, 1)", "sequence", "1 0"),
         _written("torch.transpose({x}, -1, -2)", "sequence", "1 0"),
     ),
     ("line", "image"): (_line_to_image,),
-    ("line", "vector"): (_pooled, _flat_linear, _first_place),
+    ("line", "vector"): (_pooled, _flat_linear, _one_place),
     ("volume", "image"): (
         _written("{x}.mean(2)", "image", "0 2 3"),
         _written("{x}.flatten(1, 2)", "image", "0*1 2 3"),  # channels and depth become one axis
@@ -204,10 +219,8 @@ BRIDGES: dict[tuple[Kind, Kind], tuple[Bridge, ...]] = {
         _written("{x}.amax(2)", "image", "0 2 3"),
         _written("{x}.transpose(1, 2).flatten(1, 2)", "image", "1*0 2 3"),  # the same, depth first
     ),
-    ("volume", "vector"): (_pooled, _flat_linear, _first_place),
+    ("volume", "vector"): (_pooled, _flat_linear, _one_place),
     ("vector", "sequence"): (_vector_to_sequence,),
     ("vector", "image"): (_vector_to_image,),
-    ("vector", "line"): (
-        _written("{x}.unsqueeze(2).expand(-1, -1, 4) * torch.linspace(-1, 1, 4, dtype={x}.dtype, device={x}.device)", "line", "0"),
-    ),
-}  # fmt: skip
+    ("vector", "line"): (_vector_to_line,),
+}

@@ -18,10 +18,10 @@ def slice_(site: Site) -> None:
     start, stop, step = slice(site.arg("start"), site.arg("end"), site.arg("step")).indices(extent)
     whole = axes[dim]
     axes[dim] = site.algebra.cut(whole, start, stop, step)
+    site.literal("start", PositionIn(whole, start, site.arg("start")))
+    site.literal("end", PositionIn(whole, stop, site.arg("end")))
     if axes[dim] is not whole:
         site.touch(whole)
-        site.literal("start", PositionIn(whole, start, site.arg("start")))
-        site.literal("end", PositionIn(whole, stop, site.arg("end")))
         if step != 1:
             site.freeze(whole, "takes every few coordinates of it")
     site.give(axes)

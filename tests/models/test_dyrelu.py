@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import math
+
+import numpy
+import pytest
+import torch
+
+from fxsparse.models import DyReLU
+
+SHAPES = [(3, 8), (3, 8, 5), (3, 8, 5, 4), (2, 8, 3, 4, 2)]
+
+
+def by_numpy(module: DyReLU, x: numpy.ndarray, beta: float) -> numpy.ndarray:  # type: ignore[type-arg]
+    """The paper's formula, channel by channel."""
+    w1, b1, w2, b2 = (p.detach().numpy() for p in (module.fc1.weight, module.fc1.bias, module.fc2.weight, module.fc2.bias))
+    result = numpy.empty_like(x)
+    channels = x.shape[1]
+    for n in range(x.shape[0]):
+        mean = numpy.array([x[n, c].mean() for c in range(channels)])
+        hidden = numpy.maximum(w1 @ mean + b1, 0)
+        theta = 2 / (1 + numpy.exp(-(w2 @ hidden + b2))) - 1
+        for c in range(channels):
+            given = theta[c], theta[channels + c], 0.5 * theta[2 * channels + c], 0.5 * theta[3 * channels + c]
+            a1, a2, o1, o2 = (beta * value for value in given)
+            result[n, c] = numpy.maximum((1 + a1) * x[n, c] + o1, a2 * x[n, c] + o2)
+    return result
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_without_beta_it_is_relu_bit_for_bit(shape: tuple[int, ...]) -> None:
+    module, x = DyReLU(8), torch.randn(shape)
+    x.view(-1)[:6] = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, -1e-45])
+    module.beta.zero_()
+    assert torch.equal(module(x).view(torch.int32), torch.relu(x).view(torch.int32))
+
+
+@pytest.mark.parametrize("beta", [1.0, 0.25])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_the_formula(shape: tuple[int, ...], beta: float) -> None:
+    module, x = DyReLU(8).double(), torch.randn(shape, dtype=torch.float64)
+    module.beta.fill_(beta)
+    expected = by_numpy(module, x.numpy(), beta)
+    numpy.testing.assert_allclose(module(x).detach().numpy(), expected, rtol=0, atol=1e-12)
+    assert abs(expected - x.clamp(min=0).numpy()).max() > 0.01
+
+
+def test_gradients_reach_input_and_parameters() -> None:
+    module, x = DyReLU(8).double(), torch.randn(2, 8, 3, 3, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(module, x)
+    module(x).square().sum().backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
+
+
+def test_beta_is_saved_and_not_trained() -> None:
+    module = DyReLU(8)
+    assert "beta" in module.state_dict()
+    assert "beta" not in dict(module.named_parameters())
+
+
+def test_parameters_of_a_resnet34_are_as_many_as_published() -> None:
+    widths = [64] * 7 + [128] * 8 + [256] * 12 + [512] * 6
+    with torch.device("meta"):
+        assert sum(parameter.numel() for width in widths for parameter in DyReLU(width).parameters()) == 3_181_168

@@ -1,0 +1,131 @@
+"""What must hold for every network, by public names alone."""
+
+from __future__ import annotations
+
+import random
+import tempfile
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import fxsparse
+
+Plan = dict[str, list[int]]
+
+
+def random_plan(network: fxsparse.Network, rng: random.Random, most: float = 0.6) -> Plan:
+    """Units to keep: of each prunable group up to `most` of the living units go, never all of them."""
+    plan: Plan = {}
+    for group in network.groups:
+        if group.prunable:
+            units = list(group.units)
+            gone = min(int(rng.uniform(0, most) * len(units) + rng.random()), len(units) - 1)
+            plan[group.name] = sorted(rng.sample(units, len(units) - gone))
+    return plan
+
+
+def cuts(network: fxsparse.Network, rng: random.Random) -> Plan:
+    """A plan that the network accepts: where groups together would empty an axis, the plan is thinned until they do not."""
+    most = 0.6
+    while True:
+        plan = random_plan(network, rng, most)
+        try:
+            network.shrink(plan)
+        except fxsparse.PlanError:
+            most /= 2
+            if most < 0.02:
+                return {}
+        else:
+            return plan
+
+
+def assert_same_state(one: nn.Module, other: nn.Module) -> None:
+    """Bit for bit, dtypes and keys included."""
+    a, b = one.state_dict(), other.state_dict()
+    assert list(a) == list(b)
+    for key, tensor in a.items():
+        assert tensor.dtype == b[key].dtype, key
+        assert tensor.shape == b[key].shape, f"{key}: {tuple(tensor.shape)} and {tuple(b[key].shape)}"
+        assert torch.equal(tensor, b[key]), f"{key} differs"
+
+
+def kept(network: fxsparse.Network) -> dict[str, dict[int, list[int]]]:
+    return {key: dict(axes) for key, axes in network.kept.items()}
+
+
+def check_shrink(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: Mapping[str, Any] | None = None) -> fxsparse.Proof:
+    """Shrink by a random plan and hold the result against all promises; `module` is in eval mode and stays as it is."""
+    rng = random.Random(seed)
+    before = {key: tensor.clone() for key, tensor in module.state_dict().items()}
+    network = fxsparse.trace(module, args, kwargs)
+    assert list(network.module.state_dict()) == list(before)
+    assert_same_outputs(module, network.module, args, kwargs)
+
+    plan = cuts(network, rng)
+    small = network.shrink(plan)
+    assert list(small.module.state_dict()) == list(before), "the keys of the state dict changed"
+    assert_kept(small, before)
+    proof = fxsparse.verify(network, small, seed=seed)
+    assert proof.max_error <= 1e-9
+
+    assert_same_state(small.regrow().module, module)
+    assert_two_are_one(network, small, plan, rng)
+    assert_round_trip(small, module)
+    assert_trains(small, args, kwargs)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in module.state_dict().items()), "the original model was changed"
+    return proof
+
+
+def assert_same_outputs(one: nn.Module, other: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> None:
+    """The traced module computes what the model does."""
+    with torch.no_grad():
+        pairs = zip(tree_leaves(one(*args, **(kwargs or {}))), tree_leaves(other(*args, **(kwargs or {}))), strict=True)
+        for a, b in pairs:
+            torch.testing.assert_close(a, b)
+
+
+def assert_kept(small: fxsparse.Network, dense: Mapping[str, Tensor]) -> None:
+    """`kept` says which values of the original each tensor still holds."""
+    for key, tensor in small.module.state_dict().items():
+        if key not in small.kept:
+            assert torch.equal(tensor, dense[key]), f"{key} is not in kept, but differs"
+            continue
+        expected = dense[key]
+        for axis, indices in small.kept[key].items():
+            expected = expected.index_select(axis, torch.tensor(indices, dtype=torch.long))
+        assert torch.equal(tensor, expected), f"{key} does not hold what kept says"
+
+
+def assert_two_are_one(network: fxsparse.Network, small: fxsparse.Network, plan: Plan, rng: random.Random) -> None:
+    """Shrinking in two steps gives what one step gives."""
+    halfway = {group.name: sorted({*plan[group.name], *rng.sample(group.units, len(group.units) // 2)}) for group in network.groups if group.name in plan}
+    twice = network.shrink(halfway).shrink(plan)
+    assert_same_state(twice.module, small.module)
+    assert kept(twice) == kept(small)
+    assert {group.name: group.units for group in twice.groups} == {group.name: group.units for group in small.groups}
+    assert_same_state(twice.regrow().module, network.module)
+
+
+def assert_round_trip(small: fxsparse.Network, module: nn.Module) -> None:
+    """What was saved is what is loaded; it regrows as far as the file allows."""
+    with tempfile.TemporaryDirectory() as folder:
+        fxsparse.save(small, folder)
+        again = fxsparse.load(folder, module)
+    assert_same_state(again.module, small.module)
+    assert kept(again) == kept(small)
+
+
+def assert_trains(small: fxsparse.Network, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> None:
+    """One step of SGD in train mode, on a copy of nothing: the network is thrown away afterwards."""
+    module = small.regrow({}).module
+    module.train()
+    optimizer = torch.optim.SGD(module.parameters(), lr=1e-4)
+    values = {key: parameter.detach().clone() for key, parameter in module.named_parameters()}
+    outputs = [leaf for leaf in tree_leaves(module(*args, **(kwargs or {}))) if leaf.requires_grad]
+    sum((leaf.square().mean() for leaf in outputs), torch.zeros(())).backward()
+    optimizer.step()
+    reached = [key for key, parameter in module.named_parameters() if parameter.grad is not None]
+    assert any(not torch.equal(values[key], module.get_parameter(key)) for key in reached), "training changed no parameter"
