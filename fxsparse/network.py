@@ -41,7 +41,7 @@ class Origin:
 
     skeleton: nn.Module  # the dense module on meta tensors
     structure: Structure
-    inputs: tuple[Any, dict[str, Any]]  # example inputs on meta
+    inputs: tuple[Any, dict[str, Any]]  # the example inputs
     notes: tuple[str, ...]
     islands: tuple[str, ...]
     original: type[nn.Module]
@@ -210,10 +210,6 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
 
 
 def example_inputs_of(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    """Floating inputs on meta (their values do not matter), whole numbers as they are (they may be indices)."""
-    made: tuple[Any, dict[str, Any]] = tree_map_only(
-        Tensor,
-        lambda t: t.detach().to("meta") if t.dtype.is_floating_point or t.is_complex() else t.detach().clone(),
-        (args, dict(kwargs or {})),
-    )
+    """The inputs, detached and copied: later proofs run on them."""
+    made: tuple[Any, dict[str, Any]] = tree_map_only(Tensor, lambda t: t.detach().clone(), (args, dict(kwargs or {})))
     return made

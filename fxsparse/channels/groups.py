@@ -100,6 +100,12 @@ def _label_classes(reading: Reading, solution: Solution) -> npt.NDArray[np.int64
     return kind
 
 
+def _module_of(tensor: str) -> str:
+    """The module that a user knows a tensor by: a parametrized weight belongs to its layer."""
+    layer, inside, _ = tensor.partition(".parametrizations.")
+    return layer if inside else tensor.rpartition(".")[0]
+
+
 class _Grouper:
     def __init__(self, reading: Reading, solution: Solution) -> None:
         self.reading = reading
@@ -160,7 +166,7 @@ class _Grouper:
         for number in sorted(members, key=lambda n: (self.rank(members[n]), self.first_coordinate(n, members[n]))):
             first = min((member for member, _ in members[number]), key=self.member_rank)
             generators = self.generators_of(number)
-            module = first.tensor.partition(".parametrizations.")[0] if ".parametrizations." in first.tensor else first.tensor.rpartition(".")[0]
+            module = _module_of(first.tensor)
             frozen = bool(self.solution.frozen[generators[0]])
             base = module or first.tensor
             if frozen and first.role != "produces":

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from fxsparse.axes.loose import Gather
 from fxsparse.axes.predict import Prediction
@@ -163,14 +164,13 @@ class Builder:
                 f"rewriting it gave {type(error).__name__}: {error}; {INTERNAL}"
             ) from error
         made = recorder.tape.calls[mark:]
-        last = made[-1].results if made else ()
-        shapes = tuple(recorder.tape.shape(ref) if hasattr(ref, "id") else None for ref in last)
+        shapes = tuple(tuple(leaf.shape) for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+        wanted = (expected[-1].shapes, tuple(e.shapes[0] for e in expected))  # one call with all the results, or one for each
         same_calls = [c.op for c in made] == [e.call.op for e in expected]
-        wrong = (
-            difference(recorder.tape, made, expected)
-            if same_calls
-            else (None if shapes == expected[-1].shapes else f"shapes {shapes} instead of {expected[-1].shapes}")
-        )
+        if same_calls:
+            wrong = difference(recorder.tape, made, expected)
+        else:
+            wrong = None if shapes in wanted else f"shapes {shapes} instead of {wanted[0]}"
         if wrong is not None:
             raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; after rewriting, {wrong}; {INTERNAL}")
         self._mirror(node, twin, mode)

@@ -8,8 +8,9 @@ Zeros would not do: a removed channel behind a sigmoid is not a half.
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,10 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import VerificationError
+from fxsparse.surgery.reference_living import Living
+from fxsparse.surgery.reference_state import randomised_state
 
-aten = torch.ops.aten
-NAN = float("nan")
+__all__ = ["InDouble", "Reference", "Taint", "randomised_state", "run_in_double", "run_reference", "tainted_state"]
+
 Taint = Mapping[str, Mapping[int, Sequence[int]]]
+_WIDER = {torch.float32: torch.float64, torch.float16: torch.float64, torch.bfloat16: torch.float64, torch.complex64: torch.complex128}
+_UNWRITTEN = {"aten::empty", "aten::empty_strided", "aten::new_empty", "aten::new_empty_strided"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +37,8 @@ class Reference:
 
     outputs: list[Tensor]
     clean: list[Tensor]
-    tainted_outputs: tuple[int, ...]
-    effect: float
+    tainted_outputs: tuple[int, ...]  # outputs that a removed unit reaches without passing a contraction
+    effect: float  # largest change of an output, relative to the largest clean output
 
 
 def run_reference(
@@ -41,17 +46,17 @@ def run_reference(
 ) -> Reference:
     """Run `module` in eval mode and float64 with this state, clean and tainted; results of the `probes`, submodules, count as outputs."""
     twin = copy.deepcopy(module).cpu().double().eval()
-    clean = run_in_double(twin, state, args, kwargs, _Finite(), probes)
-    tainted = tainted_state(state, taint)
-    outputs = run_in_double(twin, tainted, args, kwargs, _Living(), probes)
+    watch = _Watch(twin)
+    with watch.modules():
+        clean = run_in_double(twin, state, args, kwargs, watch, probes)
+    watch.check(clean[0])
+    outputs = run_in_double(twin, tainted_state(state, taint), args, kwargs, _Tainted(), probes)
     final = len(outputs[0])
     flat, flat_clean = [t for line in outputs for t in line], [t for line in clean for t in line]
-    reached = tuple(i for i, t in enumerate(flat[:final]) if t.is_floating_point() and bool(t.isnan().any()))
-    pairs = [
-        (a.double(), b.double()) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel() and not a.is_complex()
-    ]
-    scale = max((float(b.abs().max()) for _, b in pairs), default=0.0) or 1.0
-    effect = max((float((a - b).nan_to_num().abs().max()) for a, b in pairs), default=0.0) / scale
+    reached = tuple(i for i, t in enumerate(flat[:final]) if bool(t.isnan().any()))
+    pairs = [(a, b) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel()]
+    scale = max((float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) for _, b in pairs), default=0.0) or 1.0
+    effect = max((float((_number(a) - _number(b)).nan_to_num(0.0).abs().max()) for a, b in pairs), default=0.0) / scale
     return Reference(flat, flat_clean, reached, effect)
 
 
@@ -59,45 +64,49 @@ def run_in_double(
     twin: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode, probes: Sequence[str] = ()
 ) -> list[list[Tensor]]:
     """The tensors among the outputs, and those among the results of each probed submodule, call by call."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    default = torch.get_default_dtype()
-    args, kwargs = tree_map_only(Tensor, lambda t: t.clone(), (args, dict(kwargs)))
+    args, kwargs = tree_map_only(Tensor, lambda t: t.to(_WIDER.get(t.dtype, t.dtype), copy=True), (args, dict(kwargs)))
     own = {id(t): t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
     seen: list[list[Tensor]] = []
-    hooks = [
-        twin.get_submodule(name).register_forward_hook(
-            lambda m, i, out: seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)])
-        )
-        for name in probes
-    ]
-    try:
-        torch.backends.mha.set_fastpath_enabled(False)
-        torch.set_default_dtype(torch.float64)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), mode:
-            out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs), tie_weights=False)
-    finally:
-        torch.set_default_dtype(default)
-        torch.backends.mha.set_fastpath_enabled(fast)
-        for hook in hooks:
-            hook.remove()
+
+    def note(module: nn.Module, inputs: Any, out: Any) -> None:
+        seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)])
+
+    with contextlib.ExitStack() as stack:
+        for name in probes:
+            stack.callback(twin.get_submodule(name).register_forward_hook(note).remove)
+        stack.enter_context(_plain_kernels())
+        stack.enter_context(mode)
+        out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs), tie_weights=False)
     return [[leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)], *seen]
 
 
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """No fused attention, no fused recurrent layers, no narrower numbers, no gradients."""
+    fast, default = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+            yield
+    finally:
+        torch.set_default_dtype(default)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
 def tainted_state(state: Mapping[str, Tensor], taint: Taint) -> dict[str, Tensor]:
+    """A copy with NaN at the tainted coordinates; a tensor that has two names is tainted under both."""
     made: dict[int, Tensor] = {}
     for key, tensor in state.items():
-        if key in taint or id(tensor) not in made:
-            made[id(tensor)] = _tainted(tensor, taint.get(key, {}))
+        value = made.setdefault(id(tensor), tensor.clone())
+        if value.is_floating_point():
+            for axis, coordinates in taint.get(key, {}).items():
+                value.index_fill_(axis, torch.as_tensor(list(coordinates), dtype=torch.int64), torch.nan)
     return {key: made[id(tensor)] for key, tensor in state.items()}
 
 
-def _tainted(tensor: Tensor, where: Mapping[int, Sequence[int]]) -> Tensor:
-    if not where or not tensor.is_floating_point():
-        return tensor
-    made = tensor.clone()
-    for axis, coordinates in where.items():
-        made.index_fill_(axis, torch.as_tensor(list(coordinates)), NAN)
-    return made
+def _number(tensor: Tensor) -> Tensor:
+    return tensor if tensor.is_complex() else tensor.double()
 
 
 class InDouble(TorchDispatchMode):
@@ -108,239 +117,72 @@ class InDouble(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = dict(kwargs or {})
-        if kwargs.get("dtype") in (torch.float32, torch.float16, torch.bfloat16):
-            kwargs["dtype"] = torch.float64
-        return self.run(func, args, kwargs)
+        if kwargs.get("dtype") in _WIDER:
+            kwargs["dtype"] = _WIDER[kwargs["dtype"]]
+        if func is torch.ops.aten.empty_like.default:  # memory that was not written may hold NaN by chance
+            func = torch.ops.aten.zeros_like.default
+        out = self.run(func, args, kwargs)
+        return out.zero_() if func._schema.name in _UNWRITTEN else out
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return func(*args, **kwargs)
 
 
-class _Finite(InDouble):
-    """Names the first operator that makes something that is not finite."""
+class _Tainted(InDouble):
+    """NaN means "not there"."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.living = Living()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return self.living(func, args, kwargs)
+
+
+class _Watch(InDouble):
+    """Remembers the first operator that makes NaN, and the first that makes infinity, from finite numbers, and the module it belongs to."""
+
+    def __init__(self, twin: nn.Module) -> None:
+        super().__init__()
+        self.twin = twin
+        self.stack: list[str] = []
+        self.first: dict[str, str] = {}
+
+    @contextlib.contextmanager
+    def modules(self) -> Iterator[None]:
+        """While this lasts, the module that runs is known."""
+        with contextlib.ExitStack() as hooks:
+            for name, module in self.twin.named_modules():
+                hooks.callback(module.register_forward_pre_hook(lambda m, i, name=name: self.stack.append(name)).remove)
+                hooks.callback(module.register_forward_hook(lambda m, i, out: self._leave()).remove)
+            yield
+
+    def _leave(self) -> None:
+        self.stack.pop()
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        before = _kinds((args, kwargs)) if len(self.first) < 2 else set()
         out = func(*args, **kwargs)
         name = func._schema.name
-        if any(word in name for word in ("empty", "fill", "where", "softmax", "new_", "full", "mask", "scalar_tensor", "nan")):
-            return out
-        inputs = [t for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor) and t.is_floating_point()]
-        for leaf in tree_leaves(out):
-            if (
-                isinstance(leaf, Tensor)
-                and leaf.is_floating_point()
-                and leaf.numel()
-                and bool(leaf.isnan().any())
-                and all(bool(t.isfinite().all()) for t in inputs)
-            ):
-                raise VerificationError(f"{name} gives NaN in the original network on random inputs; nothing can be proved about it")
+        if len(self.first) < 2 and name not in _UNWRITTEN:
+            for kind in _kinds(out) - before:
+                module = f"in module {self.stack[-1]!r}" if self.stack and self.stack[-1] else "in the network's own forward"
+                self.first.setdefault(kind, f"{name} {module}")
         return out
 
-
-def _dead(tensor: Tensor) -> Tensor:
-    return tensor.isnan()
-
-
-class _Living(InDouble):
-    """The arithmetic in which NaN means "not there"."""
-
-    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-        if not any(bool(t.isnan().any()) for t in inputs):
-            return func(*args, **kwargs)
-        special = _SPECIAL.get(func._schema.name)
-        if special is not None:
-            return special(func, args, kwargs)
-        if torch.Tag.pointwise in func.tags and "where" not in func._schema.name:
-            return _pointwise(func, args, kwargs, inputs)
-        return func(*args, **kwargs)
+    def check(self, outputs: Sequence[Tensor]) -> None:
+        """Raises where an output is not finite; infinities that come and go (masks) are no reason."""
+        kind = min(_kinds(outputs), default="")  # "NaN" before "infinity"
+        if kind:
+            raise VerificationError(
+                f"the original network gives {kind} on random values, made first by {self.first.get(kind, 'its inputs')}, so that "
+                "nothing can be compared; give inputs that suit the network"
+            )
 
 
-def _pointwise(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Tensor]) -> Any:
-    """As it is, and NaN again where a kernel (a clamp, say) has dropped it."""
-    dead = None
-    for t in inputs:
-        dead = _dead(t) if dead is None else dead | _dead(t)
-    out = func(*args, **kwargs)
-    if isinstance(out, Tensor) and out.is_floating_point() and dead is not None and dead.shape == out.shape:
-        out.masked_fill_(dead, NAN)
-    return out
-
-
-def _contraction(slots: tuple[int, int], summand: int | None = None) -> Callable[..., Any]:
-    """A bilinear operator in the arguments at `slots`, with an additive argument at `summand`."""
-
-    def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        a, b = args[slots[0]], args[slots[1]]
-        added = args[summand] if summand is not None and summand < len(args) else None
-
-        def product(x: Tensor, y: Tensor) -> Tensor:
-            arguments = list(args)
-            arguments[slots[0]], arguments[slots[1]] = x, y
-            if summand is not None and summand < len(args):
-                arguments[summand] = None if func._schema.name == "aten::convolution" else torch.zeros((), dtype=a.dtype)
-            made: Tensor = func(*arguments, **kwargs)
-            return made
-
-        total = product(
-            torch.nan_to_num(a, nan=0.0, posinf=torch.inf, neginf=-torch.inf),
-            torch.nan_to_num(b, nan=0.0, posinf=torch.inf, neginf=-torch.inf),
-        )
-        living = product((~_dead(a)).to(a.dtype), (~_dead(b)).to(b.dtype))
-        every = product(torch.ones_like(a), torch.ones_like(b))
-        total = total.masked_fill((living.abs() < 0.5) & (every.abs() > 0.5), NAN)
-        if added is not None:
-            if func._schema.name == "aten::convolution":
-                rank = total.dim() - 2 if total.dim() > 2 else 0
-                added = added.reshape(-1, *[1] * rank)
-            total = total + kwargs.get("beta", 1) * added
-        return total
-
-    return run
-
-
-def _inner(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    a, b = args
-    products = a * b
-    alive = ~_dead(products)
-    return torch.where(alive, products, 0).sum() if bool(alive.any()) else products.sum()
-
-
-def _sum(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    x = args[0]
-    total: Tensor = func(torch.nan_to_num(x, nan=0.0), *args[1:], **kwargs)
-    alive: Tensor = func((~_dead(x)).to(x.dtype), *args[1:], **kwargs)
-    return total.masked_fill(alive == 0, NAN)
-
-
-def _mean(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    x, dims, keep = args[0], args[1] if len(args) > 1 else None, bool(args[2]) if len(args) > 2 else bool(kwargs.get("keepdim", False))
-    alive = (~_dead(x)).to(x.dtype)
-    dims = list(dims) if dims else list(range(x.dim()))
-    return torch.nan_to_num(x, nan=0.0).sum(dims, keepdim=keep) / alive.sum(dims, keepdim=keep)
-
-
-def _moments(x: Tensor, dims: list[int]) -> tuple[Tensor, Tensor]:
-    """Mean and biased variance over the living."""
-    alive = ~_dead(x)
-    count = alive.sum(dims, keepdim=True)
-    mean = torch.where(alive, x, 0).sum(dims, keepdim=True) / count
-    variance = torch.where(alive, (x - mean) ** 2, 0).sum(dims, keepdim=True) / count
-    return mean, variance
-
-
-def _layer_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, shape, weight, bias, eps = args
-    dims = list(range(x.dim() - len(shape), x.dim()))
-    mean, variance = _moments(x, dims)
-    scale = torch.rsqrt(variance + eps)
-    out = (x - mean) * scale
-    out = out if weight is None else out * weight
-    return (out if bias is None else out + bias), mean, scale
-
-
-def _group_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, weight, bias, n, c, _, groups, eps = args
-    grouped = x.reshape(n, groups, -1)
-    mean, variance = _moments(grouped, [2])
-    scale = torch.rsqrt(variance + eps)
-    out = ((grouped - mean) * scale).reshape(x.shape)
-    line = [1, c, *[1] * (x.dim() - 2)]
-    out = out if weight is None else out * weight.reshape(line)
-    return (out if bias is None else out + bias.reshape(line)), mean.reshape(n, groups), scale.reshape(n, groups)
-
-
-def _rms_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    x, shape, weight, eps = (*args, None, None)[:4]
-    dims = list(range(x.dim() - len(shape), x.dim()))
-    alive = ~_dead(x)
-    mean = torch.where(alive, x * x, 0).sum(dims, keepdim=True) / alive.sum(dims, keepdim=True)
-    scale = torch.rsqrt(mean + (torch.finfo(x.dtype).eps if eps is None else eps))
-    out = x * scale
-    return (out if weight is None else out * weight), scale
-
-
-def _embedding_bag(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    weight = args[0]
-    out = func(torch.nan_to_num(weight, nan=0.0), *args[1:], **kwargs)
-    columns = _dead(weight).all(dim=0)
-    out[0].masked_fill_(columns, NAN)
-    return out
-
-
-def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    return func(*args, **kwargs)
-
-
-def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    x = args[0]
-    out: Tensor = func(x.masked_fill(_dead(x), -torch.inf), *args[1:], **kwargs)
-    return out.masked_fill(_dead(x), NAN)
-
-
-_SPECIAL: dict[str, Callable[..., Any]] = {
-    "aten::convolution": _contraction((0, 1), 2),
-    "aten::addmm": _contraction((1, 2), 0),
-    "aten::mm": _contraction((0, 1)),
-    "aten::bmm": _contraction((0, 1)),
-    "aten::baddbmm": _contraction((1, 2), 0),
-    "aten::addmv": _contraction((1, 2), 0),
-    "aten::mv": _contraction((0, 1)),
-    "aten::dot": _inner,
-    "aten::sum": _sum,
-    "aten::mean": _mean,
-    "aten::native_layer_norm": _layer_norm,
-    "aten::native_group_norm": _group_norm,
-    "aten::_fused_rms_norm": _rms_norm,
-    "aten::_embedding_bag": _embedding_bag,
-    "aten::_embedding_bag_forward_only": _embedding_bag,
-    "aten::_softmax": _softmax,
-    "aten::_safe_softmax": _softmax,
-    "aten::_log_softmax": _softmax,
-}
-
-
-# ---- random values ----------------------------------------------------------------------------------------------------------
-
-
-def randomised_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
-    """Random float64 values for every parameter and every statistic of a norm: zero-initialised scales and fresh statistics hide errors.
-
-    Weights are scaled by their fan-in, so that deep networks stay finite. Other buffers (index tables, periods, anchors) keep their values.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    made: dict[int, Tensor] = {}
-    state: dict[str, Tensor] = {}
-    for key, parameter in module.named_parameters(remove_duplicate=False):
-        if id(parameter) not in made:
-            made[id(parameter)] = _random_parameter(key, parameter, generator)
-        state[key] = made[id(parameter)]
-    for key, buffer in module.named_buffers(remove_duplicate=False):
-        if id(buffer) not in made:
-            made[id(buffer)] = _random_buffer(key, buffer, generator)
-        state[key] = made[id(buffer)]
-    return state
-
-
-def _uniform(shape: torch.Size, low: float, high: float, generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, dtype=torch.float64) * (high - low) + low
-
-
-def _random_parameter(key: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
-    if not parameter.is_floating_point():
-        return parameter.detach().cpu().clone()
-    normal = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-    if parameter.dim() < 2:
-        return 0.1 * normal if key.endswith("bias") else _uniform(parameter.shape, 0.5, 1.5, generator)
-    fan_in = max(1, parameter[0].numel())
-    return normal / fan_in**0.5 if fan_in > 1 else _uniform(parameter.shape, 0.5, 1.5, generator)
-
-
-def _random_buffer(key: str, buffer: Tensor, generator: torch.Generator) -> Tensor:
-    name = key.rpartition(".")[2]
-    if name == "running_var":
-        return _uniform(buffer.shape, 0.5, 1.5, generator)
-    if name == "running_mean":
-        return 0.1 * torch.randn(buffer.shape, generator=generator, dtype=torch.float64)
-    value = buffer.detach().cpu().clone()
-    return value.double() if value.is_floating_point() else value
+def _kinds(tree: Any) -> set[str]:
+    found: set[str] = set()
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) and not bool(leaf.isfinite().all()):
+            found |= ({"NaN"} if bool(leaf.isnan().any()) else set()) | ({"infinity"} if bool(leaf.isinf().any()) else set())
+    return found

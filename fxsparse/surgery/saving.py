@@ -165,7 +165,7 @@ def _encode(value: Any) -> Any:
     """Example inputs as JSON: tensors by shape and dtype, whole-number tensors with their values."""
     if isinstance(value, Tensor):
         said: dict[str, Any] = {"tensor": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-        if not value.is_meta:
+        if not value.dtype.is_floating_point and not value.is_complex() and not value.is_meta:
             said["values"] = value.tolist()
         return said
     if isinstance(value, dict):

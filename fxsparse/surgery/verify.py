@@ -45,7 +45,7 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
     """Prove that `narrow` is `wide` without the units that it lacks; raises `VerificationError` where it is not.
 
     Parameters and buffers are random, so that zero-initialised scales hide nothing; the proof is of the structure and holds for every
-    value. `inputs` (positional arguments) replace the random ones.
+    value. `inputs` (positional arguments) replace the example inputs.
     """
     if wide.origin is not narrow.origin:
         raise PlanError("verify compares networks that come from one trace; these two do not")
@@ -99,9 +99,11 @@ def _inputs(network: Network, given: Any, seed: int) -> tuple[Any, dict[str, Any
     generator = torch.Generator().manual_seed(seed)
 
     def real(tensor: Tensor) -> Tensor:
-        if not tensor.is_meta:
-            return tensor.detach().cpu().double() if tensor.dtype.is_floating_point else tensor.detach().cpu()
-        return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        if not tensor.dtype.is_floating_point:
+            return torch.zeros(tensor.shape, dtype=tensor.dtype) if tensor.is_meta else tensor.detach().cpu()
+        if tensor.is_meta or (tensor.numel() > 1 and bool((tensor == tensor.reshape(-1)[0]).all())):  # zeros or ones would hide errors
+            return torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        return tensor.detach().cpu().double()
 
     args, kwargs = network.origin.inputs
     if given is not None:

@@ -42,12 +42,14 @@ class Recorder(TorchDispatchMode):
 
     # ---- tensors ----------------------------------------------------------------------------------------------------------
 
-    def ref(self, tensor: Tensor, origin: str = "result", key: str | None = None) -> Ref:
+    def ref(self, tensor: Tensor, origin: str = "result", key: str | None = None, *, sure: bool = True) -> Ref:
         number = self._ids.get(id(tensor))
         if number is None:
             number = self._ids[id(tensor)] = len(self.tape.values)
             self._alive.append(tensor)
-            self.tape.values.append(Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor)))  # type: ignore[arg-type]
+            self.tape.values.append(
+                Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor) if sure else None)
+            )  # type: ignore[arg-type]
         return Ref(number)
 
     def adopt(self, module: nn.Module) -> None:
@@ -73,7 +75,10 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         as_refs = tree_map_only(Tensor, lambda t: self.ref(t, "constant"), (args, kwargs))
         out = self._run(func, args, kwargs)
-        results = tuple(self.ref(leaf) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
+        sure = not any(word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")) and all(
+            self.tape.values[ref.id].content is not None for ref in tree_leaves(as_refs) if isinstance(ref, Ref)
+        )  # uninitialised and random numbers, and what is made of them, are different every time
+        results = tuple(self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
         self.tape.calls.append(Call(func, as_refs[0], as_refs[1], results, Owner(self.modules[-1], *self.node)))
         return out
 

@@ -5,13 +5,17 @@ import math
 import numpy
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from fxsparse.models import DyReLU
 
 SHAPES = [(3, 8), (3, 8, 5), (3, 8, 5, 4), (2, 8, 3, 4, 2)]
 
 
-def by_numpy(module: DyReLU, x: numpy.ndarray, beta: float) -> numpy.ndarray:  # type: ignore[type-arg]
+Array = NDArray[numpy.float64]
+
+
+def by_numpy(module: DyReLU, x: Array, beta: float) -> Array:
     """The paper's formula, channel by channel."""
     w1, b1, w2, b2 = (p.detach().numpy() for p in (module.fc1.weight, module.fc1.bias, module.fc2.weight, module.fc2.bias))
     result = numpy.empty_like(x)

@@ -80,8 +80,9 @@ class Body:
     setup: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
     helpers: dict[str, str] = field(default_factory=dict)
-    operators: list[str] = field(default_factory=list)
-    modules: list[tuple[str, str, int, int]] = field(default_factory=list)  # name, how it was made, channels in and out: may be used again
+    layers: list[tuple[str, Kind, int, int]] = field(
+        default_factory=list
+    )  # convolutions that may be used again: name, kind, channels in and out
     _count: int = 0
 
     def fresh(self, hint: str) -> str:
@@ -124,6 +125,10 @@ class Body:
     def block(self, definition: type, *arguments: object) -> str:
         """An instance of a helper class as a submodule."""
         return self.attribute(definition.__name__.lower(), f"{self.helper(definition)}({', '.join(map(str, arguments))})")
+
+    def either(self, x: Value, function: str, hint: str, module: str) -> str:
+        """The same operator as a function or as a module of `x`."""
+        return f"{self.attribute(hint, module)}({x})" if self.genes.flag() else function
 
     def sizes(self, x: Value) -> list[str]:
         """Texts for the sizes of `x`, batch first: numbers, `x.shape[i]`, `x.size(i)`, or names unpacked from `x.shape`."""

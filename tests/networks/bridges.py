@@ -131,10 +131,9 @@ def _image_to_volume(body: Body, x: Value) -> Value:
     d = next((d for d in (2, 3) if c % d == 0 and c > d), 1)
     if d > 1 and body.genes.pick(False, False, True):
         return body.let(f"{x}.unflatten(1, ({c // d}, {d}))", "volume", (c // d, d, h, w), x.degree)
-    return body.genes.pick(
-        lambda: body.let(f"{x}.unsqueeze(2)", "volume", (c, 1, h, w), x.degree),
-        lambda: body.let(f"torch.stack([{x}, -{x}], dim=2)", "volume", (c, 2, h, w), x.degree),
-    )()
+    if body.genes.flag():
+        return body.let(f"torch.stack([{x}, -{x}], dim=2)", "volume", (c, 2, h, w), x.degree)
+    return body.let(f"{x}.unsqueeze(2)", "volume", (c, 1, h, w), x.degree)
 
 
 def _vector_to_sequence(body: Body, x: Value) -> Value:
@@ -144,7 +143,9 @@ def _vector_to_sequence(body: Body, x: Value) -> Value:
         return body.let(f"{x}.reshape({x}.shape[0], {cut}, -1)", "sequence", (cut, x.c // cut), x.degree)
     n, c = body.genes.pick(3, 4, 6), body.genes.pick(4, 6, 8)
     layer = body.attribute("fc", f"nn.Linear({x.c}, {n * c})")
-    expression = body.genes.pick(f"{layer}({x}).view(-1, {n}, {c})", f"{layer}({x}).unflatten(1, ({n}, {c}))", f"{layer}({x}).view({x}.shape[0], {n}, {c})")
+    expression = body.genes.pick(
+        f"{layer}({x}).view(-1, {n}, {c})", f"{layer}({x}).unflatten(1, ({n}, {c}))", f"{layer}({x}).view({x}.shape[0], {n}, {c})"
+    )
     return body.let(expression, "sequence", (n, c))
 
 

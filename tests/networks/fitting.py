@@ -69,5 +69,11 @@ def thin(body: Body, x: Value) -> Value:
     """Fewer places."""
     x.used = True
     halves = tuple((size + 1) // 2 for size in x.spatial)
-    step = {"sequence": "[:, ::2]", "line": "[..., ::2]", "image": "[..., ::2, ::2]", "grid": "[:, ::2, ::2]", "volume": "[..., ::2, ::2, ::2]"}
+    step = {
+        "sequence": "[:, ::2]",
+        "line": "[..., ::2]",
+        "image": "[..., ::2, ::2]",
+        "grid": "[:, ::2, ::2]",
+        "volume": "[..., ::2, ::2, ::2]",
+    }
     return body.let(f"{x}{step[x.kind]}", x.kind, x.sized(spatial=halves), x.degree)

@@ -86,7 +86,7 @@ def _weighted(families: Sequence[str]) -> list[str]:
 def networks(
     draw: st.DrawFn, min_ops: int = 5, max_ops: int = 40, families: Collection[str] | None = None, require: Collection[str] = ()
 ) -> RandomNetwork:
-    """Random networks of `min_ops` to `max_ops` operators out of `families` (all, when None); one of each family in `require` is among them.
+    """Random networks of `min_ops` to `max_ops` operators out of `families` (all, when None), with one of each family in `require`.
 
     Most networks do without some of the families: what is drawn from few meets itself more often.
     """
@@ -94,7 +94,8 @@ def networks(
     left_out = draw(st.sets(st.sampled_from(allowed), max_size=max(len(allowed) - 4, 0)))
     names = st.sampled_from(_weighted([name for name in allowed if name not in left_out]))
     genes = st.binary(max_size=GENES)
-    steps = [Step(*step) for step in draw(st.lists(st.tuples(names, genes), min_size=max(min_ops - len(require), 0), max_size=max_ops - len(require)))]
+    fewer = len(require)
+    steps = [Step(*step) for step in draw(st.lists(st.tuples(names, genes), min_size=max(min_ops - fewer, 0), max_size=max_ops - fewer))]
     for family in require:
         position = draw(st.integers(0, len(steps)))
         steps.insert(position, Step(*draw(st.tuples(st.sampled_from(_weighted(_chosen([family]))), genes))))

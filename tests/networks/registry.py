@@ -7,7 +7,6 @@ from tests.networks.operators.activations import activations, dropouts
 from tests.networks.operators.attention import attention
 from tests.networks.operators.contractions import einsum
 from tests.networks.operators.convolutions import convolutions
-from tests.networks.operators.gates import gates
 from tests.networks.operators.interfaces import interfaces
 from tests.networks.operators.joins import joins
 from tests.networks.operators.linears import linears
@@ -24,8 +23,8 @@ from tests.networks.operators.unknown import unknown
 
 # The simplest first: shrinking moves towards the front.
 _ALL: tuple[Family, ...] = (
-    convolutions, linears, activations, normalisations, joins, gates, slices, reshapes, pooling, resizing, attention, einsum, recurrent, parameters,
-    parametrizations, sharing, structures, dropouts, interfaces, mixing, unknown,
+    convolutions, linears, activations, normalisations, joins, slices, reshapes, pooling, resizing, attention, einsum, recurrent,
+    parameters, parametrizations, sharing, structures, dropouts, interfaces, mixing, unknown,
 )  # fmt: skip
 FAMILIES: dict[str, Family] = {family.name: family for family in _ALL}
 OPERATORS: dict[str, Operator] = {operator.name: operator for family in _ALL for operator in family.operators}

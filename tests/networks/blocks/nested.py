@@ -1,5 +1,8 @@
 """Modules within modules."""
 
+# mypy: disable-error-code="no-any-return"
+# What a submodule returns is Any to a type checker.
+
 from __future__ import annotations
 
 import torch
@@ -26,7 +29,9 @@ class InvertedResidual(nn.Module):
         hidden = channels * factor
         self.conv = nn.Sequential(
             nn.Sequential(nn.Conv2d(channels, hidden, 1, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)),
-            nn.Sequential(nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)),
+            nn.Sequential(
+                nn.Conv2d(hidden, hidden, 3, padding=1, groups=hidden, bias=False), nn.BatchNorm2d(hidden), nn.ReLU6(inplace=True)
+            ),
             nn.Conv2d(hidden, channels, 1, bias=False),
             nn.BatchNorm2d(channels),
         )

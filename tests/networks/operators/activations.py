@@ -1,60 +1,93 @@
-"""Element-wise functions, in place too, and dropout."""
+"""Functions of one element, as modules, functions and methods, some in place; and dropout."""
 
 from __future__ import annotations
 
+from tests.networks.blocks.noise import StochasticDepth
 from tests.networks.body import Body
 from tests.networks.family import Family
-from tests.networks.fitting import take, take_map
-from tests.networks.layers import project
+from tests.networks.fitting import take
 
 activations = Family("activations")
 dropouts = Family("dropouts")
-MODULES = (
-    "ReLU", "GELU", "SiLU", "Sigmoid", "Tanh", "Hardswish", "LeakyReLU", "ELU", "Softplus", "ReLU6", "Hardsigmoid", "Hardtanh", "SELU", "CELU",
-    "Mish", "LogSigmoid", "Softsign", "Tanhshrink", "Softshrink", "Hardshrink", "Identity",
+
+_MODULES = (
+    "ReLU()", "GELU()", "SiLU()", "Hardswish()", "LeakyReLU(0.1)", "Softplus()", "ELU()", "Mish()", "ReLU6()", "SELU()", "CELU()",
+    'GELU(approximate="tanh")', "Softsign()", "LogSigmoid()", "Tanhshrink()", "Identity()", "Hardtanh(-1.5, 1.5)", "Threshold(0.1, -0.2)",
+    "Softshrink(0.2)", "RReLU(0.1, 0.3)",
 )  # fmt: skip
-FUNCTIONS = (
-    "F.relu({x})", "torch.sigmoid({x})", "{x}.tanh()", "F.gelu({x}, approximate='tanh')", "torch.cos({x})", "torch.exp(-{x}.abs())", "{x}.clamp(-2, 2)",
-    "F.softplus({x})", "torch.sqrt({x} * {x} + 1)", "{x} * torch.sigmoid(1.702 * {x})", "torch.where({x} > 0, {x}, 0.1 * {x})", "1 - {x}", "2 / (1 + {x} ** 2)",
-    "torch.maximum({x}, -0.2 * {x})", "{x} - 0.5", "F.leaky_relu({x}, 0.2)", "-{x}.abs()", "torch.erf({x})", "{x}.sin().square()", "F.hardswish({x})",
+_BOUNDED = ("Sigmoid()", "Tanh()", "Hardsigmoid()", "Softsign()", "ReLU6()", "Hardtanh()")
+_EXPRESSIONS = (
+    "F.relu({x})", "F.gelu({x})", "{x}.sigmoid()", "torch.tanh({x})", "{x}.clamp(-1.0, 1.5)", "{x}.clamp(min=0)", "F.silu({x})",
+    "F.leaky_relu({x}, 0.2)", "F.softplus({x})", "torch.sin({x})", "{x}.abs()", "torch.sqrt({x}.abs() + 0.1)", "torch.erf({x})",
+    "{x} * 0.7 + 0.3", "1 - {x}", "-{x}", "{x} / (1 + {x}.abs())", "{x} * torch.sigmoid({x})", "torch.where({x} > 0, {x}, 0.1 * {x})",
+    "{x}.masked_fill({x} < -1, -1.0)", "torch.maximum({x}, -{x})", "{x}.clone()", "torch.rsqrt({x} * {x} + 1)", "torch.relu({x})",
+    "torch.exp(-{x}.abs())", "F.hardsigmoid({x})", "F.elu({x})", "torch.addcmul({x}, {x}, torch.tanh({x}), value=0.5)", "2 ** (-{x}.abs())",
 )  # fmt: skip
 
 
-@activations.operator(weight=5)
+@activations.operator(weight=4)
 def activation_module(body: Body) -> None:
     x = take(body)
-    body.like(x, f"{body.attribute('act', f'nn.{body.genes.choose(MODULES)}()')}({x})")
+    body.like(x, f"{body.attribute('act', f'nn.{body.genes.choose(_MODULES)}')}({x})")
 
 
-@activations.operator(weight=3)
+@activations.operator(weight=2)
+def activation_bounded(body: Body) -> None:
+    x = take(body)
+    body.like(x, f"{body.attribute('act', f'nn.{body.genes.choose(_BOUNDED)}')}({x})", degree=1)
+
+
+@activations.operator(weight=4)
 def activation_function(body: Body) -> None:
     x = take(body)
-    body.like(x, body.genes.choose(FUNCTIONS).format(x=x))
+    body.like(x, body.genes.choose(_EXPRESSIONS).format(x=x))
 
 
-@activations.operator()
+@activations.operator(weight=2)
 def activation_in_place(body: Body) -> None:
-    """On a tensor that nobody has read yet."""
+    """In place, on a tensor that nobody else reads."""
     x = take(body)
-    y = project(body, x, body.width())
-    y.used = True
-    form = body.genes.pick("F.relu_({y})", "{y}.sigmoid_()", "F.hardswish({y}, inplace=True)", "{y}.mul_(0.5).add_(1)", "{y}.clamp_(min=-1)", "module")
-    if form == "module":
-        form = body.attribute("act", f"nn.{body.genes.pick('ReLU', 'SiLU', 'ELU', 'ReLU6')}(inplace=True)") + "({y})"
-    body.like(y, form.format(y=y))
+    y = body.like(x, body.genes.pick(f"{x} + 0.25", f"{x}.clone()"))
+    act = body.genes.pick("nn.ReLU(inplace=True)", "nn.Hardswish(inplace=True)", "nn.LeakyReLU(0.1, inplace=True)", "nn.SiLU(inplace=True)")
+    match body.genes.pick("module", "method", "function", "augmented"):
+        case "module":
+            body.do(f"{body.attribute('act', act)}({y})")
+        case "method":
+            body.do(f"{y}.{body.genes.pick('relu_()', 'mul_(0.5)', 'clamp_(-1.0, 2.0)', 'add_(0.5)', 'neg_()')}")
+        case "function":
+            body.do(f"{y} = F.{body.genes.pick('relu', 'hardswish', 'leaky_relu')}({y}, inplace=True)")
+        case _:
+            body.do(f"{y} {body.genes.pick('*= 0.5', '+= 1', '-= 0.5', '/= 1.5')}")
 
 
-@activations.operator()
+@activations.operator(weight=2)
 def prelu(body: Body) -> None:
-    x = take_map(body)
-    layer = body.attribute("act", f"nn.PReLU({body.genes.pick(x.c, 1)})")
-    body.like(x, f"{layer}({x})")
+    x = take(body, "image", "vector", "line", "volume")
+    if body.genes.pick(False, False, True):
+        body.like(x, f"F.prelu({x}, {body.parameter(x.c, hint='slope')})")
+    else:
+        body.like(x, f"{body.attribute('act', f'nn.PReLU({body.genes.pick(x.c, 1)})')}({x})")
 
 
 @dropouts.operator()
 def dropout(body: Body) -> None:
     x = take(body)
-    if x.kind == "image" and body.genes.flag():
-        body.like(x, f"{body.attribute('drop', 'nn.Dropout2d(0.1)')}({x})")
-    else:
-        body.like(x, body.genes.pick(f"F.dropout({x}, 0.1, self.training)", f"{body.attribute('drop', 'nn.Dropout(0.2)')}({x})"))
+    kinds = {
+        "image": ("Dropout(0.2)", "Dropout2d(0.2)"),
+        "line": ("Dropout(0.2)", "Dropout1d(0.2)"),
+        "volume": ("Dropout(0.2)", "Dropout3d(0.2)"),
+    }
+    made = body.genes.choose(kinds.get(x.kind, ("Dropout(0.2)", "AlphaDropout(0.1)")))
+    body.like(x, f"{body.attribute('drop', f'nn.{made}')}({x})")
+
+
+@dropouts.operator(weight=1)
+def dropout_functional(body: Body) -> None:
+    x = take(body)
+    body.like(x, body.genes.pick(f"F.dropout({x}, 0.2, self.training)", f"F.dropout({x}, p=0.1, training=self.training)"))
+
+
+@dropouts.operator(weight=1)
+def stochastic_depth(body: Body) -> None:
+    x = take(body)
+    body.like(x, f"{x} + {body.block(StochasticDepth, 0.3)}(torch.tanh({x}))")

@@ -156,7 +156,9 @@ def transformer_layer(body: Body) -> None:
     """nn.TransformerEncoderLayer."""
     x, heads = _sequence(body)
     options = body.genes.pick("", ", norm_first=True", ', activation="gelu"')
-    layer = body.attribute("encoder", f"nn.TransformerEncoderLayer({x.c}, {heads}, {body.width() * 2}, dropout=0.1, batch_first=True{options})")
+    layer = body.attribute(
+        "encoder", f"nn.TransformerEncoderLayer({x.c}, {heads}, {body.width() * 2}, dropout=0.1, batch_first=True{options})"
+    )
     body.like(x, f"{layer}({x})", degree=1 if "norm_first" not in options else x.degree)
 
 

@@ -21,7 +21,7 @@ def einsum_parameter(body: Body) -> None:
     turned = body.genes.flag()
     weight = body.parameter(channels, x.c) if turned else body.parameter(x.c, channels)
     second = "oc" if turned else "co"
-    equation = body.genes.pick(f"b{letters},{second}->b{out}", f"...{letters[letters.index('c'):]},{second}->...{out[out.index('o'):]}")
+    equation = body.genes.pick(f"b{letters},{second}->b{out}", f"...{letters[letters.index('c') :]},{second}->...{out[out.index('o') :]}")
     body.like(x, f'torch.einsum("{equation}", {x}, {weight})', channels=channels)
 
 
@@ -59,6 +59,16 @@ def einsum_outer(body: Body) -> None:
         places *= size
     left, right, degree = bounded(body, a, b)
     body.let(f'torch.einsum("{equation}", {left}, {right}).flatten(1) / {places}', "vector", (3 * b.c,), degree)
+
+
+@einsum.operator(weight=1)
+def outer_product(body: Body) -> None:
+    """(b, c, 1) times (b, 1, d), flattened: every channel meets every other by broadcasting."""
+    x = take(body, "vector")
+    y = project(body, x, 3)
+    y.used = True
+    left, right, degree = bounded(body, x, y)
+    body.let(f"({left}.unsqueeze(2) * {right}[:, None]).flatten(1)", "vector", (x.c * 3,), degree)
 
 
 @einsum.operator(weight=1)

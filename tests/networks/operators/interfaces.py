@@ -21,7 +21,8 @@ SHAPES: dict[Kind, tuple[tuple[int, ...], ...]] = {
 
 @interfaces.operator(weight=2)
 def new_input(body: Body) -> None:
-    kind = body.genes.pick("vector", "image", "sequence")
+    kinds: tuple[Kind, ...] = ("vector", "image", "sequence")
+    kind = body.genes.choose(kinds)
     body.new_input(kind, body.genes.choose(SHAPES[kind]))
 
 

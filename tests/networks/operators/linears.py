@@ -1,72 +1,84 @@
-"""Linear layers on the last axis, through modules, functions and products with raw parameters."""
+"""Linear layers on the last axis, and matrix products with raw parameters."""
 
 from __future__ import annotations
 
 from tests.networks.body import Body
 from tests.networks.family import Family
 from tests.networks.fitting import take
+from tests.networks.layers import project
 
 linears = Family("linears")
 
 
-@linears.operator(weight=6)
+@linears.operator(weight=5)
 def linear(body: Body) -> None:
-    x = take(body, "sequence", "vector", "grid")
-    channels = body.width()
-    layer = body.attribute("fc", f"nn.Linear({x.c}, {channels}{body.genes.pick('', ', bias=False')})")
-    body.like(x, f"{layer}({x})", channels=channels)
+    project(body, take(body, "vector", "sequence", "grid"), body.width())
 
 
-@linears.operator()
-def linear_on_channels_last(body: Body) -> None:
-    """An image goes to NHWC for a Linear, and back."""
-    x = take(body, "image")
-    channels = body.width()
-    layer = body.attribute("fc", f"nn.Linear({x.c}, {channels})")
-    body.like(x, f"{layer}({x}.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)", channels=channels)
-
-
-@linears.operator()
-def functional_linear(body: Body) -> None:
-    x = take(body, "sequence", "vector", "grid")
-    channels = body.width()
-    match body.genes.pick("linear", "matmul", "transposed"):
-        case "linear":
-            body.like(x, f"F.linear({x}, {body.parameter(channels, x.c)}, {body.parameter(channels, hint='bias')})", channels=channels)
-        case "matmul":
-            body.like(x, f"{x} @ {body.parameter(x.c, channels)}", channels=channels)
-        case _:
-            body.like(x, f"torch.matmul({x}, {body.parameter(channels, x.c)}.t()) + {body.parameter(channels, hint='bias')}", channels=channels)
-
-
-@linears.operator(weight=3)
+@linears.operator(weight=4)
 def mlp(body: Body) -> None:
+    x = take(body, "vector", "sequence", "grid")
+    hidden, out = body.width() * 2, body.width()
+    first, second = body.attribute("fc", f"nn.Linear({x.c}, {hidden})"), body.attribute("fc", f"nn.Linear({hidden}, {out})")
+    body.like(x, f"{second}({body.genes.pick('F.gelu', 'F.relu', 'F.silu', 'torch.tanh')}({first}({x})))", channels=out)
+
+
+@linears.operator(weight=2)
+def linear_functional(body: Body) -> None:
     x = take(body, "sequence", "vector", "grid")
-    wide, act = body.width() + 2, body.genes.pick("nn.GELU()", "nn.ReLU(inplace=True)", "nn.SiLU()")
-    layer = body.attribute("mlp", f"nn.Sequential(nn.Linear({x.c}, {wide}), {act}, nn.Dropout(0.1), nn.Linear({wide}, {x.c}))")
-    body.like(x, f"{x} + {layer}({x})")
+    channels = body.width()
+    bias = f", {body.parameter(channels, hint='bias')}" if body.genes.flag() else ""
+    body.like(x, f"F.linear({x}, {body.parameter(channels, x.c)}{bias})", channels=channels)
 
 
-@linears.operator()
-def gated_mlp(body: Body) -> None:
-    """SwiGLU: one Linear for both halves, or two."""
-    x = take(body, "sequence", "vector")
-    wide = body.genes.pick(6, 4, 8)
-    out = body.attribute("down", f"nn.Linear({wide}, {x.c})")
-    if body.genes.flag():
-        both = body.attribute("up", f"nn.Linear({x.c}, {2 * wide})")
-        a, b = body.fresh("a"), body.fresh("b")
-        body.do(f"{a}, {b} = {both}({x}).chunk(2, dim=-1)")
-        body.like(x, f"{out}(F.silu({a}) * torch.tanh({b}))")
-    else:
-        one, two = (body.attribute(name, f"nn.Linear({x.c}, {wide})") for name in ("gate", "up"))
-        body.like(x, f"{out}(torch.sigmoid({one}({x})) * {two}({x}))")
+@linears.operator(weight=2)
+def matmul(body: Body) -> None:
+    x = take(body, "sequence", "vector", "grid")
+    channels = body.width()
+    turned = body.genes.flag()
+    weight = body.parameter(channels, x.c) if turned else body.parameter(x.c, channels)
+    matrix = body.genes.pick(f"{weight}.t()", f"{weight}.T", f"{weight}.transpose(0, 1)") if turned else weight
+    expression = body.genes.pick(f"{x} @ {matrix}", f"torch.matmul({x}, {matrix})", f"torch.tensordot({x}, {matrix}, dims=1)")
+    body.like(x, expression, channels=channels)
 
 
 @linears.operator(weight=1)
-def token_mixing(body: Body) -> None:
-    """A Linear along the places: MLP-Mixer's."""
-    x = take(body, "sequence")
-    n = x.shape[0]
-    layer = body.attribute("mix", f"nn.Linear({n}, {n})")
-    body.like(x, f"{x} + {layer}({x}.transpose(1, 2)).transpose(1, 2)")
+def addmm(body: Body) -> None:
+    x = take(body, "vector")
+    channels = body.width()
+    weight, bias = body.parameter(x.c, channels), body.parameter(channels, hint="bias")
+    body.like(x, body.genes.pick(f"torch.addmm({bias}, {x}, {weight})", f"torch.mm({x}, {weight}).add({bias})"), channels=channels)
+
+
+@linears.operator(weight=1)
+def linear_merged(body: Body) -> None:
+    """Batch and places become one axis around a Linear."""
+    x = take(body, "sequence", "grid")
+    channels = body.width()
+    layer = body.attribute("fc", f"nn.Linear({x.c}, {channels})")
+    b, *places, c = body.sizes(x)
+    flat = body.genes.pick(f"{x}.reshape(-1, {c})", f"{x}.flatten(0, {len(places)})")
+    body.like(x, f"{layer}({flat}).reshape({', '.join([b, *places])}, {body.genes.pick(channels, -1)})", channels=channels)
+
+
+@linears.operator(weight=1)
+def linear_over_places(body: Body) -> None:
+    """A Linear along the places, as MLP-Mixer does: the channels ride along."""
+    x = take(body, "line", "image")
+    size, hidden = x.shape[-1], body.genes.pick(6, 4)
+    first, second = body.attribute("mix", f"nn.Linear({size}, {hidden})"), body.attribute("mix", f"nn.Linear({hidden}, {size})")
+    body.like(x, f"{x} + {second}(F.gelu({first}({x})))")
+
+
+@linears.operator(weight=1)
+def gated_unit(body: Body) -> None:
+    """SwiGLU: two linear layers side by side, multiplied."""
+    x = take(body, "sequence", "vector", "grid")
+    hidden, out = body.width(), body.width()
+    gate, up = (
+        body.attribute("gate", f"nn.Linear({x.c}, {hidden}, bias=False)"),
+        body.attribute("up", f"nn.Linear({x.c}, {hidden}, bias=False)"),
+    )
+    down = body.attribute("down", f"nn.Linear({hidden}, {out}, bias=False)")
+    act = body.genes.pick("torch.sigmoid", "torch.tanh", "F.hardsigmoid")
+    body.like(x, f"{down}({act}({gate}({x})) * {up}({x}))", channels=out)

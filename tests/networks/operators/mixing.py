@@ -12,18 +12,29 @@ mixing = Family("mixing")
 @mixing.operator(weight=2)
 def softmax_over_channels(body: Body) -> None:
     x = divisible(body, take(body), 1)
-    body.like(x, body.genes.pick(f"{x}.softmax({x.axis})", f"F.log_softmax({x}, dim={x.axis})", f"F.normalize({x}, dim={x.axis}, eps=0.1)"), degree=1)
+    body.like(
+        x,
+        body.genes.pick(f"{x}.softmax({x.axis})", f"F.log_softmax({x}, dim={x.axis})", f"F.normalize({x}, dim={x.axis}, eps=0.1)"),
+        degree=1,
+    )
 
 
 @mixing.operator(weight=2)
 def statistics_over_channels(body: Body) -> None:
     """Mean, maximum, variance or norm over the channels, as a gate or taken away."""
     x = divisible(body, take(body), 1, least=3)
-    a = f"{x.axis}, keepdim=True"
+    over = f"{x.axis}, keepdim=True"
     gate = body.genes.pick(
-        f"{x}.mean({a})", f"{x}.amax({a})", f"{x}.max({a}).values", f"{x}.var({a})", f"({x}.pow(2).sum({a}) + 1e-3).sqrt()", f"torch.logsumexp({x}, {a})",
-        f"({x}.abs() + 0.1).norm(dim={a})", f"{x}.sum({a})", f"torch.tanh({x}).prod({a})",
-    )  # fmt: skip
+        f"{x}.mean({over})",
+        f"{x}.amax({over})",
+        f"{x}.max({over}).values",
+        f"{x}.var({over})",
+        f"({x}.pow(2).sum({over}) + 1e-3).sqrt()",
+        f"torch.logsumexp({x}, {over})",
+        f"({x}.abs() + 0.1).norm(dim={over})",
+        f"{x}.sum({over})",
+        f"torch.tanh({x}).prod({over})",
+    )
     body.like(x, body.genes.pick(f"{x} * torch.sigmoid({gate})", f"{x} - torch.tanh({gate})"))
 
 
@@ -32,7 +43,14 @@ def order_of_channels(body: Body) -> None:
     """Sorting, rolling, flipping, accumulating."""
     x = divisible(body, take(body), 1, least=3)
     a = x.axis
-    expression = body.genes.pick(f"{x}.sort({a}).values", f"{x}.cumsum({a}) / {x.c}", f"{x}.roll(1, {a})", f"{x}.flip({a})", f"{x}.flip([{a}])", f"{x}.topk({x.c}, {a}).values")
+    expression = body.genes.pick(
+        f"{x}.sort({a}).values",
+        f"{x}.cumsum({a}) / {x.c}",
+        f"{x}.roll(1, {a})",
+        f"{x}.flip({a})",
+        f"{x}.flip([{a}])",
+        f"{x}.topk({x.c}, {a}).values",
+    )
     body.like(x, body.genes.pick(expression, f"{x} + {expression}"))
 
 
@@ -51,7 +69,7 @@ def convolution_across_channels(body: Body) -> None:
 @mixing.operator(weight=1)
 def local_response_norm(body: Body) -> None:
     x = divisible(body, take(body, "image", least=2), 1, least=3)
-    body.like(x, body.genes.pick(f"F.local_response_norm({x}, 3)", f"{body.attribute('norm', 'nn.LocalResponseNorm(3, alpha=0.5)')}({x})"))
+    body.like(x, body.either(x, f"F.local_response_norm({x}, 3)", "norm", "nn.LocalResponseNorm(3, alpha=0.5)"))
 
 
 @mixing.operator(weight=1)

@@ -92,5 +92,7 @@ def batch_norm_by_hand(body: Body) -> None:
     weight, bias = body.parameter(x.c, hint="scale"), body.parameter(x.c, hint="bias")
     scale = body.fresh("scale")
     body.do(f"{scale} = {weight} * ({var} + 1e-5).rsqrt()")
-    at = body.genes.pick(f".view({', '.join(map(str, (1, *shape)))})", f".reshape(1, -1{', 1' * (len(shape) - 1)})", f"[:{', None' * (len(shape) - 1)}]")
+    at = body.genes.pick(
+        f".view({', '.join(map(str, (1, *shape)))})", f".reshape(1, -1{', 1' * (len(shape) - 1)})", f"[:{', None' * (len(shape) - 1)}]"
+    )
     body.like(x, f"{x} * {scale}{at} + ({bias} - {mean} * {scale}){at}")

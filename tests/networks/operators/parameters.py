@@ -52,7 +52,9 @@ def class_token(body: Body) -> None:
     """A learned token in front of the sequence."""
     x = take(body, "sequence")
     token = body.parameter(1, 1, x.c, hint="token")
-    wide = body.genes.pick(f"{token}.expand({x}.shape[0], -1, -1)", f"{token}.repeat({x}.shape[0], 1, 1)", f"{token}.expand({x}.size(0), 1, {x.c})")
+    wide = body.genes.pick(
+        f"{token}.expand({x}.shape[0], -1, -1)", f"{token}.repeat({x}.shape[0], 1, 1)", f"{token}.expand({x}.size(0), 1, {x.c})"
+    )
     body.let(f"torch.cat([{wide}, {x}], dim=1)", "sequence", (x.shape[0] + 1, x.c), x.degree)
 
 
@@ -99,6 +101,8 @@ def parametrized_scale(body: Body) -> None:
     """A parametrization of one's own: softplus of the raw weight."""
     x = divisible(body, take(body, "sequence", "vector"), 1)
     layer = body.attribute("fc", f"nn.Linear({x.c}, {body.width()})")
-    body.setup.append(f'nn.utils.parametrize.register_parametrization({layer}, "weight", nn.{body.genes.pick("Tanh", "Softplus", "Identity")}())')
+    body.setup.append(
+        f'nn.utils.parametrize.register_parametrization({layer}, "weight", nn.{body.genes.pick("Tanh", "Softplus", "Identity")}())'
+    )
     channels = int(body.setup[-2].rsplit(", ", 1)[1].rstrip(")"))
     body.like(x, f"{layer}({x})", channels=channels)

@@ -20,7 +20,11 @@ def recurrent_layers(body: Body) -> None:
     both, projected = body.genes.pick(False, True), cell == "LSTM" and body.genes.pick(False, False, True)
     first = body.genes.pick(True, True, False)
     options = [f"num_layers={layers}" if layers > 1 else "", "bidirectional=True" if both else "", "proj_size=3" if projected else ""]
-    options += ["batch_first=True" if first else "", "dropout=0.1" if layers > 1 and body.genes.flag() else "", body.genes.pick("", "", "bias=False")]
+    options += [
+        "batch_first=True" if first else "",
+        "dropout=0.1" if layers > 1 and body.genes.flag() else "",
+        body.genes.pick("", "", "bias=False"),
+    ]
     if cell == "RNN":
         options.append(body.genes.pick("", 'nonlinearity="relu"'))
     layer = body.attribute("rnn", f"nn.{cell}({', '.join([str(x.c), str(hidden), *filter(None, options)])})")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.networks.body import Body
+from tests.networks.body import Body, text
 from tests.networks.family import Family
 from tests.networks.fitting import divisible, enlarge, take, take_map
 from tests.networks.layers import DIMENSIONS
@@ -35,7 +35,7 @@ def channel_shuffle(body: Body) -> None:
 def pixel_shuffle(body: Body) -> None:
     x = divisible(body, take(body, "image"), 4, least=body.genes.pick(1, 2))
     h, w = x.spatial
-    expression = body.genes.pick(f"F.pixel_shuffle({x}, 2)", f"{body.attribute('shuffle', 'nn.PixelShuffle(2)')}({x})")
+    expression = body.either(x, f"F.pixel_shuffle({x}, 2)", "shuffle", "nn.PixelShuffle(2)")
     body.let(expression, "image", (x.c // 4, 2 * h, 2 * w), x.degree)
 
 
@@ -45,10 +45,12 @@ def pixel_unshuffle(body: Body) -> None:
     h, w = (s // 2 for s in x.spatial)
     even = f"{x}[:, :, :{2 * h}, :{2 * w}]"
     c = x.c
+    b, n, m = f"{x}.shape[0]", 2 * h, 2 * w
+    corners = [f"{x}[..., {i}:{n}:2, {j}:{m}:2]" for j in (0, 1) for i in (0, 1)]
     expression = body.genes.pick(
         f"F.pixel_unshuffle({even}, 2)",
-        f"{even}.reshape({x}.shape[0], {c}, {h}, 2, {w}, 2).permute(0, 3, 5, 1, 2, 4).reshape({x}.shape[0], {4 * c}, {h}, {w})",
-        f"torch.cat([{x}[..., 0:{2 * h}:2, 0:{2 * w}:2], {x}[..., 1:{2 * h}:2, 0:{2 * w}:2], {x}[..., 0:{2 * h}:2, 1:{2 * w}:2], {x}[..., 1:{2 * h}:2, 1:{2 * w}:2]], 1)",
+        f"{even}.reshape({b}, {c}, {h}, 2, {w}, 2).permute(0, 3, 5, 1, 2, 4).reshape({b}, {4 * c}, {h}, {w})",
+        f"torch.cat([{text(corners)}], 1)",
     )
     body.let(expression, "image", (4 * c, h, w), x.degree)
 
@@ -64,14 +66,21 @@ def regroup(body: Body) -> None:
     body.do(f"{table} = {x}.unflatten({x.axis}, {shape})")
     a, b = x.axis, x.axis + 1
     ones = ", 1" * (0 if x.last else len(x.shape) - 1)
-    inside = body.genes.pick(
-        f"{table}.flip({a}) * 1.0" if body.genes.pick(False, False, True) else f"torch.tanh({table})",
-        f"{table} * {body.parameter(groups, 1, hint='scale')}{ones and f'.view({groups}, 1{ones})'}",
-        f"{table} + {body.parameter(inner, hint='bias')}{ones and f'.view({inner}{ones})'}",
-        f"{table}.transpose({a}, {b})",
-        f"{table} / (1 + {table}.abs().amax({b}, keepdim=True))",
-        f"{table}.softmax({a})",
-    )
+    match body.genes.pick("tanh", "scale", "bias", "transpose", "amax", "softmax", "flip"):
+        case "scale":
+            inside = f"{table} * {body.parameter(groups, 1, hint='scale')}{ones and f'.view({groups}, 1{ones})'}"
+        case "bias":
+            inside = f"{table} + {body.parameter(inner, hint='bias')}{ones and f'.view({inner}{ones})'}"
+        case "transpose":
+            inside = f"{table}.transpose({a}, {b})"
+        case "amax":
+            inside = f"{table} / (1 + {table}.abs().amax({b}, keepdim=True))"
+        case "softmax":
+            inside = f"{table}.softmax({a})"
+        case "flip":
+            inside = f"{table}.flip({a})"
+        case _:
+            inside = f"torch.tanh({table})"
     body.like(x, body.genes.pick(f"({inside}).flatten({a}, {b})", f"({inside}).reshape({x}.shape)"))
 
 
@@ -91,12 +100,13 @@ def repeat(body: Body) -> None:
     x = take(body)
     times = [1] * (len(x.shape) + 1)
     times[x.axis] = 2
+    wide = ["-1"] * (x.axis + 1) + ["2"] + ["-1"] * (len(x.shape) - x.axis)
     expression = body.genes.pick(
         f"{x}.repeat_interleave(2, dim={x.axis})",
-        f"{x}.repeat({', '.join(map(str, times))})",
+        f"{x}.repeat({text(times)})",
         f"torch.repeat_interleave({x}, 2, {x.axis})",
         f"torch.tile({x}, {tuple(times)})",
-        f"{x}.unsqueeze({x.axis + 1}).expand({', '.join(['-1'] * (x.axis + 1) + ['2'] + ['-1'] * (len(x.shape) - x.axis))}).flatten({x.axis}, {x.axis + 1})",
+        f"{x}.unsqueeze({x.axis + 1}).expand({text(wide)}).flatten({x.axis}, {x.axis + 1})",
     )
     body.like(x, expression, channels=2 * x.c)
 
@@ -112,7 +122,7 @@ def unfold(body: Body) -> None:
     channels = body.width()
     layer = body.attribute("patch", f"nn.Linear({size}, {channels})")
     options = f"{kernel}, stride={stride}, padding={padding}"
-    columns = body.genes.pick(f"F.unfold({x}, {options})", f"{body.attribute('unfold', f'nn.Unfold({options})')}({x})")
+    columns = body.either(x, f"F.unfold({x}, {options})", "unfold", f"nn.Unfold({options})")
     body.let(f"{layer}({columns}.transpose(1, 2))", "sequence", (n, channels), x.degree)
 
 
@@ -166,7 +176,12 @@ def windows(body: Body) -> None:
     b = body.sizes(x)[0]
     body.do(f"{cut} = {x}[:, :{2 * h}, :{2 * w}].reshape({b}, {h}, 2, {w}, 2, {c}).transpose(2, 3).reshape(-1, 4, {c})")
     body.do(f"{cut} = {cut} + {body.attribute('fc', f'nn.Linear({c}, {c})')}({cut})")
-    body.let(f"{cut}.view({b}, {h}, {w}, 2, 2, {c}).permute(0, 1, 3, 2, 4, 5).reshape({b}, {2 * h}, {2 * w}, -1)", "grid", (2 * h, 2 * w, c), x.degree)
+    body.let(
+        f"{cut}.view({b}, {h}, {w}, 2, 2, {c}).permute(0, 1, 3, 2, 4, 5).reshape({b}, {2 * h}, {2 * w}, -1)",
+        "grid",
+        (2 * h, 2 * w, c),
+        x.degree,
+    )
 
 
 @reshapes.operator(weight=2)
@@ -184,7 +199,11 @@ def round_trip(body: Body) -> None:
         )
     else:
         a, c = x.shape
-        expression = body.genes.pick(f"{x}.transpose(0, 1).contiguous().transpose(0, 1)", f"{x}.reshape(-1, {c}).reshape(-1, {a}, {c})", f"{x}.flatten().view(-1, {a}, {c})")
+        expression = body.genes.pick(
+            f"{x}.transpose(0, 1).contiguous().transpose(0, 1)",
+            f"{x}.reshape(-1, {c}).reshape(-1, {a}, {c})",
+            f"{x}.flatten().view(-1, {a}, {c})",
+        )
     body.like(x, expression)
 
 

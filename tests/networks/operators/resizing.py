@@ -22,10 +22,7 @@ def pool(body: Body) -> None:
     arguments = f"{kernel}, stride={stride}, padding={padding}, ceil_mode={ceil}"
     if which == "Avg":
         arguments += body.genes.pick("", ", count_include_pad=False")
-    if body.genes.flag():
-        expression = f"F.{which.lower()}_pool{n}d({x}, {arguments})"
-    else:
-        expression = f"{body.attribute('pool', f'nn.{which}Pool{n}d({arguments})')}({x})"
+    expression = body.either(x, f"F.{which.lower()}_pool{n}d({x}, {arguments})", "pool", f"nn.{which}Pool{n}d({arguments})")
     body.let(expression, x.kind, x.sized(spatial=spatial), x.degree)
 
 
@@ -35,7 +32,7 @@ def pool_adaptive(body: Body) -> None:
     n = DIMENSIONS[x.kind]
     size = body.genes.pick(2, 3, 1)
     which = body.genes.pick("Avg", "Max")
-    expression = body.genes.pick(f"{body.attribute('pool', f'nn.Adaptive{which}Pool{n}d({size})')}({x})", f"F.adaptive_{which.lower()}_pool{n}d({x}, {size})")
+    expression = body.either(x, f"F.adaptive_{which.lower()}_pool{n}d({x}, {size})", "pool", f"nn.Adaptive{which}Pool{n}d({size})")
     body.let(expression, x.kind, x.sized(spatial=(size,) * n), x.degree)
 
 
@@ -57,9 +54,8 @@ def interpolate(body: Body) -> None:
     size = tuple(body.genes.pick(2 * s, s + 1, max(s - 1, 1)) for s in x.spatial)
     doubled = tuple(2 * s for s in x.spatial)
     expression, spatial = body.genes.pick(
-        (f"F.interpolate({x}, scale_factor=2, {options})", doubled),
+        (body.either(x, f"F.interpolate({x}, scale_factor=2, {options})", "up", f"nn.Upsample(scale_factor=2, {options})"), doubled),
         (f"F.interpolate({x}, size={size}, {options})", size),
-        (f"{body.attribute('up', f'nn.Upsample(scale_factor=2, {options})')}({x})", doubled),
         (f"F.interpolate({x}, size=[2 * s for s in {x}.shape[2:]], {options})", doubled),
     )
     body.let(expression, x.kind, x.sized(spatial=spatial), x.degree)
@@ -70,7 +66,9 @@ def pad(body: Body) -> None:
     """Zeros or copies around the places."""
     x = take(body, "image", "line", least=2)
     amounts, spatial = ("1, 0", (x.spatial[0] + 1,)) if x.kind == "line" else ("1, 1, 1, 0", (x.spatial[0] + 1, x.spatial[1] + 2))
-    expression = body.genes.pick(f"F.pad({x}, ({amounts}))", f'F.pad({x}, ({amounts}), mode="replicate")', f"F.pad({x}, ({amounts}), value=0.5)")
+    expression = body.genes.pick(
+        f"F.pad({x}, ({amounts}))", f'F.pad({x}, ({amounts}), mode="replicate")', f"F.pad({x}, ({amounts}), value=0.5)"
+    )
     body.let(expression, x.kind, x.sized(spatial=spatial), x.degree)
 
 

@@ -30,7 +30,9 @@ def shared_head(body: Body) -> None:
     """One head over several levels of a pyramid."""
     x = take_map(body, least=2)
     n, channels = DIMENSIONS[x.kind], body.genes.pick(6, 4, 8)
-    head = body.attribute("head", f"nn.Sequential(nn.Conv{n}d({channels}, {channels}, 3, padding=1), nn.ReLU(), nn.Conv{n}d({channels}, 3, 1))")
+    head = body.attribute(
+        "head", f"nn.Sequential(nn.Conv{n}d({channels}, {channels}, 3, padding=1), nn.ReLU(), nn.Conv{n}d({channels}, 3, 1))"
+    )
     fine = project(body, x, channels)
     fine.used = True
     coarse = body.let(f"F.max_pool{n}d({fine}, 2)", x.kind, x.sized(channels, tuple(s // 2 for s in x.spatial)), x.degree)
@@ -42,15 +44,14 @@ def shared_head(body: Body) -> None:
 @sharing.operator(weight=2)
 def reused(body: Body) -> None:
     """A convolution from earlier in the network, on another tensor."""
-    found = [entry for entry in body.modules if entry[1]]
-    if not found:
-        return used_twice(body)
-    layer, kind, inputs, outputs = body.genes.choose(found)
-    x = same_channels(body, take(body, "image" if kind == "image" else "line" if kind == "line" else "volume"), inputs)
+    if not body.layers:
+        used_twice(body)
+        return
+    layer, kind, inputs, outputs = body.genes.choose(body.layers)
+    x = same_channels(body, take(body, kind, least=6), inputs)
     x.used = True
-    y = body.like(x, f"F.adaptive_avg_pool{DIMENSIONS[x.kind]}d({layer}({x}), 2)", channels=outputs)
-    y.shape = y.sized(spatial=(2,) * len(y.spatial))
-    return None
+    n = DIMENSIONS[kind]
+    body.let(f"F.adaptive_avg_pool{n}d({layer}({x}), 2)", kind, x.sized(outputs, (2,) * n), x.degree)
 
 
 @sharing.operator(weight=3)

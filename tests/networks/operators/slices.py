@@ -28,7 +28,11 @@ def chunk(body: Body) -> None:
     """Equal parts, which go separate ways."""
     count = body.genes.pick(2, 2, 3)
     x = divisible(body, take(body), count)
-    call = body.genes.pick(f"{x}.chunk({count}, {_axis(body, x)})", f"torch.chunk({x}, {count}, {_axis(body, x)})", f"torch.tensor_split({x}, {count}, {_axis(body, x)})")
+    call = body.genes.pick(
+        f"{x}.chunk({count}, {_axis(body, x)})",
+        f"torch.chunk({x}, {count}, {_axis(body, x)})",
+        f"torch.tensor_split({x}, {count}, {_axis(body, x)})",
+    )
     _parts(body, x, call, [x.c // count] * count)
 
 
@@ -44,7 +48,9 @@ def chunk_uneven(body: Body) -> None:
 def split(body: Body) -> None:
     x = divisible(body, take(body), 1, least=4)
     first = body.genes.pick(x.c // 2, 1, x.c - 1, 2)
-    call = body.genes.pick(f"{x}.split([{first}, {x.c - first}], {_axis(body, x)})", f"torch.split({x}, ({first}, {x.c - first}), {_axis(body, x)})")
+    call = body.genes.pick(
+        f"{x}.split([{first}, {x.c - first}], {_axis(body, x)})", f"torch.split({x}, ({first}, {x.c - first}), {_axis(body, x)})"
+    )
     _parts(body, x, call, [first, x.c - first])
 
 
@@ -137,7 +143,11 @@ def fill_new(body: Body) -> None:
     """A new tensor of a literal size, filled part by part."""
     x = divisible(body, take(body), 2)
     b, *sizes = body.sizes(x)
-    made = body.genes.pick(f"{x}.new_zeros({', '.join([b, *sizes])})", f"torch.zeros_like({x})", f"torch.empty(({', '.join([b, *sizes])}), dtype={x}.dtype, device={x}.device)")
+    made = body.genes.pick(
+        f"{x}.new_zeros({', '.join([b, *sizes])})",
+        f"torch.zeros_like({x})",
+        f"torch.empty(({', '.join([b, *sizes])}), dtype={x}.dtype, device={x}.device)",
+    )
     y = body.like(x, made)
     half = x.c // 2
     body.do(f"{y.cut(f':{half}')} = {x.cut(f'{half}:')}")

@@ -37,7 +37,8 @@ def sequential(body: Body) -> None:
     x = take(body, "image", "sequence", "vector", least=2)
     hidden, out = body.width(), body.width()
     if x.kind == "image":
-        layers = f"nn.Conv2d({x.c}, {hidden}, 1), nn.Sequential(nn.BatchNorm2d({hidden}), nn.ReLU(inplace=True)), nn.Conv2d({hidden}, {out}, 3, padding=1)"
+        inner = f"nn.Sequential(nn.BatchNorm2d({hidden}), nn.ReLU(inplace=True))"
+        layers = f"nn.Conv2d({x.c}, {hidden}, 1), {inner}, nn.Conv2d({hidden}, {out}, 3, padding=1)"
     else:
         layers = f"nn.Linear({x.c}, {hidden}), nn.Sequential(nn.Identity(), nn.GELU()), nn.Linear({hidden}, {out})"
     body.like(x, f"{body.attribute('layers', f'nn.Sequential({layers})')}({x})", channels=out)
@@ -80,5 +81,11 @@ def branch_on_size(body: Body) -> None:
     """Python control flow that asks for shapes and modes."""
     x = take(body)
     y = body.like(x, f"{x} + 0.0")
-    body.do(body.genes.pick(f"if {x}.shape[{x.axis}] > 1 and {x}.dim() == {len(x.shape) + 1}:", f"if {x}.size({x.axis}) != 1000:", f"if not {x}.requires_grad or {x}.ndim > 1:"))
+    body.do(
+        body.genes.pick(
+            f"if {x}.shape[{x.axis}] > 1 and {x}.dim() == {len(x.shape) + 1}:",
+            f"if {x}.size({x.axis}) != 1000:",
+            f"if not {x}.requires_grad or {x}.ndim > 1:",
+        )
+    )
     body.do(f"    {y} = {y} * {body.genes.pick('0.5', f'{x}.shape[1] ** -0.5', f'(1 / {x}.size(1))')}")

@@ -1,0 +1,1 @@
+"""Modules whose source is copied into the random networks that use them."""

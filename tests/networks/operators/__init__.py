@@ -1,0 +1,1 @@
+"""All operators, one family a file."""
