@@ -96,7 +96,7 @@ def check(spec: str, options: dict[str, Any]) -> dict[str, Any]:
     again = small.regrow().module.state_dict()
     if list(again) != list(before) or not all(torch.equal(again[key], before[key]) for key in before):
         raise AssertionError("regrow() is not bit-identical")
-    proof = fxsparse.verify(network, small)
+    proof = fxsparse.verify(network, small, inputs=build(spec, **options).inputs)
     result["max_error"], result["effect"] = proof.max_error, proof.effect
     if not proof.effect > 1e-9:
         raise AssertionError("the removal changed nothing: the proof says nothing")

@@ -11,6 +11,9 @@ from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
 
 
+STRENGTH = ("produces", "follows", "consumes")
+
+
 @dataclass(frozen=True, slots=True)
 class SizeOf:
     """A literal that will be the number of living coordinates of this axis; `written` is what stood there (-1, say)."""
@@ -120,8 +123,9 @@ class Site:
         self.algebra.freeze(axis, f"{self.call.name.partition('.')[2]} {why}")
 
     def role(self, axis: Axis, role: str) -> None:
+        """What an axis of a weight does; a weight that is used in two ways does the stronger of the two."""
         for factor in axis:
-            self.book.roles.setdefault(factor.uid, role)
+            self.book.roles[factor.uid] = min(role, self.book.roles.get(factor.uid, role), key=STRENGTH.index)
 
     def free(self, count: int, why: str) -> Axis:
         return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")

@@ -94,7 +94,7 @@ def _weights(start: Tensor, end: Tensor, bins: int, size: int, sampling_ratio: i
     """(K, bins, size): how much each of an axis's `size` pixels counts in each bin of each region."""
     length = end - start if aligned else (end - start).clamp(min=1.0)
     step = length / bins
-    samples = torch.full_like(step, sampling_ratio) if sampling_ratio > 0 else step.ceil()
+    samples = torch.full_like(step, sampling_ratio) if sampling_ratio > 0 else step.ceil().nan_to_num(0, 0, 0)
     most = int(samples.max()) if samples.numel() else 0
     number = torch.arange(most, device=start.device, dtype=start.dtype)
     # sample s of bin p stands at start + step * (p + (s + 1/2) / samples)
@@ -105,4 +105,4 @@ def _weights(start: Tensor, end: Tensor, bins: int, size: int, sampling_ratio: i
     # The hat function of a pixel around the sample; samples beyond the border stand on the border.
     pixels = torch.arange(size, device=start.device, dtype=start.dtype)
     hats = (1 - (at.clamp(0, size - 1)[..., None] - pixels).abs()).clamp(min=0)
-    return (hats * counted[..., None]).sum(dim=2) / samples.clamp(min=1)[:, None, None]
+    return torch.where(counted[..., None], hats, 0).sum(dim=2) / samples.clamp(min=1)[:, None, None]

@@ -83,13 +83,15 @@ def run_in_double(
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
     """No fused attention, no fused recurrent layers, no narrower numbers, no gradients."""
-    fast, default = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype()
+    fast, default, onednn = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype(), torch._C._get_mkldnn_enabled()
     try:
+        torch._C._set_mkldnn_enabled(False)  # its context manager touches the flags of other devices, too, and warns
         torch.backends.mha.set_fastpath_enabled(False)
         torch.set_default_dtype(torch.float64)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.backends.mkldnn.flags(enabled=False):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
             yield
     finally:
+        torch._C._set_mkldnn_enabled(onednn)
         torch.set_default_dtype(default)
         torch.backends.mha.set_fastpath_enabled(fast)
 

@@ -45,14 +45,13 @@ def _added(op: Callable[..., Tensor]) -> Handler:
     """beta * self + alpha * op(a, b), also in place."""
 
     def run(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-        own, a, b = args
+        own: Tensor = args[0]
         beta, alpha = kwargs.get("beta", 1), kwargs.get("alpha", 1)
-        made = contract(op, a, b) * alpha
+        made: Tensor = contract(op, args[1], args[2]) * alpha
         if beta != 0:
             made = made + beta * own
         if func._schema.name.endswith("_"):
-            own.copy_(made)
-            made = own
+            return own.copy_(made)
         return made
 
     return run
@@ -60,13 +59,16 @@ def _added(op: Callable[..., Tensor]) -> Handler:
 
 def _convolution(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x, weight, bias, *rest = args
-    made = contract(lambda a, b: func(a, b, None, *rest, **kwargs), x, weight, windows=True)
-    return made if bias is None else made + bias.reshape(-1, *[1] * (made.dim() - 2))
+    made: Tensor = contract(lambda a, b: func(a, b, None, *rest, **kwargs), x, weight, windows=True)
+    if bias is not None:
+        made += bias.reshape(-1, *[1] * (made.dim() - 2))
+    return made
 
 
 def _convolution_tbc(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     x, weight, bias, *rest = args
-    return contract(lambda a, b: func(a, b, torch.zeros_like(bias, dtype=torch.float64), *rest, **kwargs), x, weight) + bias
+    made: Tensor = contract(lambda a, b: func(a, b, torch.zeros_like(bias), *rest, **kwargs), x, weight)
+    return made.add_(bias)
 
 
 def _embedding_bag(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -37,7 +37,8 @@ def _random_parameter(key: str, parameter: Tensor, generator: torch.Generator) -
     if name.startswith("bias") or name.endswith("bias"):  # recurrent layers have bias_ih_l0, attention in_proj_bias
         return _normal(parameter, 0.1, generator)
     fan_in = parameter[0].numel() if parameter.dim() > 1 and len(parameter) else 1
-    return _normal(parameter, fan_in**-0.5, generator) if fan_in > 1 else _uniform(parameter, generator)
+    # 1.25: what rectifiers take away, about; without it the early layers of a deep network can hardly be seen in its outputs.
+    return _normal(parameter, 1.25 * fan_in**-0.5, generator) if fan_in > 1 else _uniform(parameter, generator)
 
 
 def _random_buffer(key: str, buffer: Tensor, generator: torch.Generator) -> Tensor:

@@ -154,6 +154,8 @@ def restore_attention(module: nn.Module) -> nn.Module:
         old = nn.MultiheadAttention.__new__(nn.MultiheadAttention)
         nn.Module.__init__(old)
         old.__dict__.update({k: v for k, v in new.__dict__.items() if k not in ("has_bias_kv", "scale")})
+        if not new.has_bias_kv:
+            old.bias_k = old.bias_v = None
         old.kdim = new.k_proj_weight.shape[1] if not new._qkv_same_embed_dim else width
         old.vdim = new.v_proj_weight.shape[1] if not new._qkv_same_embed_dim else width
         return old

@@ -106,6 +106,13 @@ def test_no_regions_give_no_gradient() -> None:
     assert not box_kernels.roi_align_backward(torch.zeros(0, 2, 2, 2), none, image, 1.0, 2, 2, 2, False).any()
 
 
+@pytest.mark.parametrize("ratio", [-1, 2])
+def test_regions_that_are_no_numbers_give_zero(ratio: int) -> None:
+    """A network that diverged proposes such regions."""
+    nowhere = torch.tensor([[0.0, 1.0, math.nan, 3.0, math.nan]])
+    assert not box_kernels.roi_align(torch.ones(1, 1, 4, 4), nowhere, 1.0, 2, 2, ratio, False).any()
+
+
 @pytest.mark.skipif(not torchvision_state().installed, reason="torchvision is not installed")
 def test_the_operators_agree_with_ours() -> None:
     """Where torchvision's own load, this compares two implementations; elsewhere, it shows that ours are in their place."""

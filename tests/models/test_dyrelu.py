@@ -6,7 +6,9 @@ import numpy
 import pytest
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
+import fxsparse
 from fxsparse.models import DyReLU
 
 SHAPES = [(3, 8), (3, 8, 5), (3, 8, 5, 4), (2, 8, 3, 4, 2)]
@@ -66,3 +68,14 @@ def test_parameters_of_a_resnet34_are_as_many_as_published() -> None:
     widths = [64] * 7 + [128] * 8 + [256] * 12 + [512] * 6
     with torch.device("meta"):
         assert sum(parameter.numel() for width in widths for parameter in DyReLU(width).parameters()) == 3_181_168
+
+
+def test_it_is_pruned_like_any_operator() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), DyReLU(16), nn.Conv2d(16, 8, 3), DyReLU(8), nn.Flatten(2), nn.Flatten(1), nn.Linear(8 * 64, 5)
+    )
+    network = fxsparse.trace(model.eval(), torch.randn(2, 3, 12, 12))
+    keep = {group.name: list(group.units)[::2] for group in network.groups if group.prunable}
+    small = network.shrink(keep)
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    assert small.module.state_dict()["1.fc2.weight"].shape == (4 * 8, 2)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tests.networks.body import Body, Kind, Value, text
@@ -32,30 +31,40 @@ class Step:
     genes: bytes
 
 
-def assemble(start: bytes, steps: Sequence[Step], end: bytes) -> str:
+@dataclass(frozen=True)
+class Recipe:
+    """All decisions of a network: those of its first input, of each step, and of its head."""
+
+    start: bytes
+    steps: tuple[Step, ...]
+    end: bytes
+
+
+def assemble(recipe: Recipe) -> str:
     """The source of a network: a class `Network` and a function `example_inputs`."""
-    body = Body(Genes(start))
+    body = Body(Genes(recipe.start))
     kinds: tuple[Kind, ...] = ("image", "image", "sequence", "vector", "line", "volume", "tokens")
     kind = body.genes.choose(kinds)
     x = body.new_input(kind, body.genes.choose(SHAPES[kind]))
     if kind == "tokens":
         body.let(f"{body.attribute('embedding', 'nn.Embedding(11, 8)')}({x})", "sequence", (*x.shape, 8))
-    for step in steps:
+    for step in recipe.steps:
         body.genes = Genes(step.genes)
         since = len(body.values)
         OPERATORS[step.operator].write(body)
         settle(body, since)
-    body.genes = Genes(end)
-    result = _head(body)
-    return _source(body, result, body.genes.pick("positional", "keyword", "dict", "list"))
+    body.genes = Genes(recipe.end)
+    style = body.genes.pick("positional", "keyword", "dict", "list")
+    return _source(body, _head(body), style)
 
 
 def _head(body: Body) -> str:
     """Join all that nothing has read yet and return it."""
+    form = body.genes.pick("plain", "tuple", "list", "dict", "nested")
     loose = [value for value in body.values if not value.used]
     main = _dense_head(body, loose) if body.genes.pick(False, False, False, True) else _vector_head(body, loose)
     outputs = [main, *body.outputs]
-    match body.genes.pick("plain", "tuple", "list", "dict", "nested"):
+    match form:
         case "plain":
             return main if len(outputs) == 1 else f"({', '.join(outputs)})"
         case "tuple":

@@ -12,26 +12,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxsparse
-
-Plan = dict[str, list[int]]
-
-
-def random_plan(network: fxsparse.Network, rng: random.Random, most: float = 0.6) -> Plan:
-    """Units to keep: of each prunable group up to `most` of the living units go, never all of them."""
-    plan: Plan = {}
-    for group in network.groups:
-        if group.prunable:
-            units = list(group.units)
-            gone = min(int(rng.uniform(0, most) * len(units) + rng.random()), len(units) - 1)
-            plan[group.name] = sorted(rng.sample(units, len(units) - gone))
-    return plan
+from tests.networks.plans import Plan, random_plan
 
 
 def cuts(network: fxsparse.Network, rng: random.Random) -> Plan:
     """A plan that the network accepts: where groups together would empty an axis, the plan is thinned until they do not."""
     most = 0.6
     while True:
-        plan = random_plan(network, rng, most)
+        plan = random_plan(network.groups, rng, most=most)
         try:
             network.shrink(plan)
         except fxsparse.PlanError:
@@ -101,7 +89,11 @@ def assert_kept(small: fxsparse.Network, dense: Mapping[str, Tensor]) -> None:
 
 def assert_two_are_one(network: fxsparse.Network, small: fxsparse.Network, plan: Plan, rng: random.Random) -> None:
     """Shrinking in two steps gives what one step gives."""
-    halfway = {group.name: sorted({*plan[group.name], *rng.sample(group.units, len(group.units) // 2)}) for group in network.groups if group.name in plan}
+    halfway = {
+        group.name: sorted({*plan[group.name], *rng.sample(group.units, len(group.units) // 2)})
+        for group in network.groups
+        if group.name in plan
+    }
     twice = network.shrink(halfway).shrink(plan)
     assert_same_state(twice.module, small.module)
     assert kept(twice) == kept(small)

@@ -11,14 +11,14 @@ import linecache
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from tests.networks.assembly import Step, assemble
+from tests.networks.assembly import Recipe, Step, assemble
 from tests.networks.randomise import randomise
 from tests.networks.registry import FAMILIES, OPERATORS
 
@@ -36,8 +36,16 @@ class Call(NamedTuple):
 class RandomNetwork:
     """The source defines `Network` and `example_inputs`."""
 
-    source: str
-    operators: tuple[str, ...]
+    recipe: Recipe
+
+    @cached_property
+    def source(self) -> str:
+        return assemble(self.recipe)
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """The names of what was drawn, in order."""
+        return tuple(step.operator for step in self.recipe.steps)
 
     def build(self, seed: int = 0) -> nn.Module:
         """A fresh instance with random values, in eval mode."""
@@ -47,6 +55,10 @@ class RandomNetwork:
 
     def example_inputs(self, batch: int = 2, seed: int = 0, dtype: torch.dtype = torch.float32) -> Call:
         return Call(*_namespace(self.source)["example_inputs"](batch, seed, dtype))
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """What hypothesis prints for a failing example: the program as it is, at the left margin."""
+        printer.text(f"\n{self!r}\n")
 
     def __repr__(self) -> str:
         """A program that builds the network and runs it."""
@@ -99,7 +111,7 @@ def networks(
     for family in require:
         position = draw(st.integers(0, len(steps)))
         steps.insert(position, Step(*draw(st.tuples(st.sampled_from(_weighted(_chosen([family]))), genes))))
-    return RandomNetwork(assemble(draw(genes), steps, draw(genes)), tuple(step.operator for step in steps))
+    return RandomNetwork(Recipe(draw(genes), tuple(steps), draw(genes)))
 
 
 def random_network(
@@ -113,7 +125,7 @@ def random_network(
     steps = [Step(rng.choice(names), rng.randbytes(GENES)) for _ in range(rng.randint(min_ops, max_ops) - len(require))]
     for family in require:
         steps.insert(rng.randint(0, len(steps)), Step(rng.choice(_weighted(_chosen([family]))), rng.randbytes(GENES)))
-    return RandomNetwork(assemble(rng.randbytes(GENES), steps, rng.randbytes(GENES)), tuple(step.operator for step in steps))
+    return RandomNetwork(Recipe(rng.randbytes(GENES), tuple(steps), rng.randbytes(GENES)))
 
 
 __all__ = ["FAMILIES", "OPERATORS", "Call", "RandomNetwork", "networks", "random_network"]

@@ -13,13 +13,13 @@ def randomise(module: nn.Module, seed: int = 0) -> nn.Module:
         leaf = name.rpartition(".")[2]
         if not tensor.is_floating_point() or (not isinstance(tensor, nn.Parameter) and not leaf.startswith("running_")):
             continue
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+        value = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
         if "bias" in leaf or leaf == "running_mean":
-            value = 0.3 * noise
+            value *= 0.3
         elif tensor.numel() == max(tensor.shape, default=1):
-            value = 0.6 + noise.abs().clamp(max=1.0)  # a scale for each channel, or a variance
+            value = 0.6 + value.abs() / (1 + value.abs())  # a scale for each channel, or a variance
         else:
-            value = noise / (tensor.numel() / tensor.shape[0]) ** 0.5
+            value /= (tensor.numel() / tensor.shape[0]) ** 0.5
         tensor.data.copy_(value)
     for part in module.modules():
         if nn.utils.parametrize.is_parametrized(part, "weight"):  # the power iteration of a spectral norm follows its weight in train mode

@@ -58,6 +58,8 @@ def dot(site: Site) -> None:
 
 def _add_bias(site: Site) -> None:
     bias = site.axes("self")
+    if bias and site.is_weight(site.arg("self")):
+        site.role(bias[-1], "produces")
     result = site.results[0]
     unify_aligned(site, result, bias)
 

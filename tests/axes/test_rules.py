@@ -1,0 +1,177 @@
+"""What rules say: their printed form, and the coupling that follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxsparse
+from fxsparse.axes.rules import RULES
+from fxsparse.axes.site import Site
+from fxsparse.axes.spec import parse
+from tests import cases
+
+PRINTED = {
+    "aten.addmm": "addmm: (…), (n, i), (i, o) -> (n, o)",
+    "aten.bmm": "bmm: (h, n, k), (h, k, m) -> (h, n, m)",
+    "aten.cat": "cat: (a), (b) -> (a + b)",
+    "aten.convolution": "convolution: (b, g·i, x!), (g·o, i, k!), (g·o) -> (b, g·o, u)"
+    "   transposed: (b, g·i, x!), (g·i, o, k!), (g·o) -> (b, g·o, u)",
+    "aten.embedding": "embedding: (v!, d), (…) -> (…, d)",
+    "aten.expand": "expand: (a, 1) -> (a, n)  the new axis holds one value n times",
+    "aten.mean": "mean: (a, r!) -> (a)",
+    "aten.mm": "mm: (n, i), (i, o) -> (n, o)",
+    "aten.native_group_norm": "native_group_norm: (b, g·c, …), (g·c), (g·c) -> (b, g·c, …), (b, g), (b, g)  statistics over c",
+    "aten.native_layer_norm": "native_layer_norm: (…, c), (c), (c) -> (…, c), (…), (…)  statistics over c",
+    "aten.pixel_shuffle": "pixel_shuffle: (…, c·r·s, h, w) -> (…, c, h·r, w·s)",
+    "aten.slice": "slice: (a) -> (part of a)",
+    "aten.sum": "sum: (a, r) -> (a)  a removed coordinate is a missing summand",
+}
+
+
+@pytest.mark.parametrize("name", sorted(PRINTED))
+def test_printed_rule(name: str) -> None:
+    assert str(RULES.find(name)) == PRINTED[name]
+
+
+def test_every_rule_prints_itself() -> None:
+    rules = RULES.all()
+    assert len(rules) > 200 and all(rule.text and str(rule) for rule in rules.values())
+
+
+@pytest.mark.parametrize("text", ["(a, b) -> (a)", "(…, g·c!) -> (…)", "(n, i), (i, o) -> (n, o), ()"])
+def test_specs_print_as_they_are_written(text: str) -> None:
+    assert str(parse(text)) == text
+
+
+@pytest.mark.parametrize("text", ["a, b", "(a, b)", "(a, b) -> (a-b)", "(a) -> (b", "(a) => (b)"])
+def test_malformed_specs_are_shown(text: str) -> None:
+    with pytest.raises(fxsparse.RuleError, match="rule"):
+        parse(text)
+
+
+class One(nn.Module):
+    """Linear, a function, linear."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor], width: int = 8, out: int = 8) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, width), nn.Linear(out, 3)
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.b(self.function(self.a(x)))
+        return result
+
+
+COUPLED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
+    "abs": (torch.abs, True),
+    "cumsum": (lambda x: x.cumsum(-1), False),
+    "exp": (torch.exp, True),
+    "flip": (lambda x: x.flip(-1), False),
+    "gather": (lambda x: x.gather(-1, torch.zeros(x.shape, dtype=torch.long, device=x.device)), False),
+    "logsumexp": (lambda x: x - x.logsumexp(-1, keepdim=True), False),
+    "max": (lambda x: x - x.max(-1, keepdim=True).values, False),
+    "norm": (lambda x: x / x.norm(dim=-1, keepdim=True), False),
+    "roll": (lambda x: x.roll(1, -1), False),
+    "softmax": (lambda x: x.softmax(-1), False),
+    "sort": (lambda x: x.sort(-1).values, False),
+    "sum": (lambda x: x * x.sum(-1, keepdim=True), True),
+    "topk": (lambda x: x.topk(8, -1).values, False),
+    "where": (lambda x: torch.where(x > 0, x, x * 2), True),
+}
+
+
+@pytest.mark.parametrize("name", sorted(COUPLED))
+def test_prunable_or_protected(name: str) -> None:
+    function, prunable = COUPLED[name]
+    network = fxsparse.trace(One(function).eval(), torch.randn(2, 4))
+    group = network.group("a")
+    assert group.prunable is prunable
+    if prunable:
+        assert {(m.tensor, m.axis, m.role) for m in group.members} == {
+            ("a.weight", 0, "produces"), ("a.bias", 0, "produces"), ("b.weight", 1, "consumes"),
+        }  # fmt: skip
+        assert fxsparse.verify(network, network.shrink({"a": [1, 5, 6]})).max_error < 1e-12
+    else:
+        assert name in group.reason or "reduces" in group.reason or "works" in group.reason
+
+
+def test_unknown_operator_is_protected_with_a_hint() -> None:
+    network = fxsparse.trace(cases.UnknownOperator().eval(), torch.randn(2, 6))
+    group = network.group("a")
+    assert not group.prunable and "no rule for the operator fxsparse_tests::mix; teach it with fxsparse.register_rule" in group.reason
+    assert network.group("c").prunable
+    assert any("fxsparse_tests::mix" in note for note in network.notes)
+
+
+@torch.library.custom_op("fxsparse_tests::double", mutates_args=())
+def double(x: Tensor) -> Tensor:
+    return x * 2
+
+
+@double.register_fake
+def _(x: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+def as_function(site: Site) -> None:
+    """Element by element."""
+    axes = site.axes("x")
+    site.touch(*axes)
+    site.give(axes)
+
+
+@pytest.mark.parametrize("rule", ["(…) -> (…)", as_function], ids=["text", "function"])
+def test_a_registered_rule_teaches_a_custom_operator(rule: Any) -> None:
+    model = One(torch.ops.fxsparse_tests.double).eval()
+    x = torch.randn(2, 4)
+    assert not fxsparse.trace(model, x).group("a").prunable
+    fxsparse.register_rule("fxsparse_tests::double", rule)
+    try:
+        network = fxsparse.trace(model, x)
+        assert fxsparse.verify(network, network.shrink({"a": [0, 7]})).max_error < 1e-12
+    finally:
+        fxsparse.unregister_rule("fxsparse_tests::double")
+    assert not fxsparse.trace(model, x).group("a").prunable
+
+
+def test_a_rule_that_raises_protects() -> None:
+    def broken(site: Site) -> None:
+        raise KeyError("no such thing")
+
+    fxsparse.register_rule("fxsparse_tests::double", broken)
+    try:
+        group = fxsparse.trace(One(torch.ops.fxsparse_tests.double).eval(), torch.randn(2, 4)).group("a")
+        assert not group.prunable and "KeyError" in group.reason
+    finally:
+        fxsparse.unregister_rule("fxsparse_tests::double")
+
+
+def test_registering_nonsense_says_so() -> None:
+    with pytest.raises(fxsparse.RuleError, match="mylib::scale"):
+        fxsparse.register_rule("scale", "(a) -> (a)")
+    with pytest.raises(fxsparse.RuleError, match="no rule was registered"):
+        fxsparse.unregister_rule("fxsparse_tests::never")
+
+
+class Square(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        (x,) = ctx.saved_tensors
+        return 2 * x * grads[0]
+
+
+def test_autograd_functions_are_seen_through() -> None:
+    network = fxsparse.trace(One(Square.apply).eval(), torch.randn(2, 4))
+    small = network.shrink({"a": [0, 3]})
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    small(torch.randn(2, 4)).sum().backward()

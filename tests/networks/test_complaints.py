@@ -1,0 +1,33 @@
+"""Every complaint's network, pruned with a proof; and what must be prunable in it, is."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+import fxsparse
+from tests.networks.checks import check_shrink
+from tests.networks.complaints import COMPLAINTS, Complaint
+
+every_complaint = pytest.mark.parametrize("complaint", COMPLAINTS, ids=lambda complaint: complaint.name)
+
+
+@every_complaint
+def test_networks_run(complaint: Complaint) -> None:
+    outputs = [leaf for leaf in tree_leaves(complaint.build()(*complaint.example_inputs())) if isinstance(leaf, Tensor)]
+    assert outputs and all(torch.isfinite(leaf).all() for leaf in outputs)
+
+
+@every_complaint
+def test_networks_are_pruned_with_a_proof(complaint: Complaint) -> None:
+    for seed in range(2):
+        check_shrink(complaint.build(seed), complaint.example_inputs(), seed)
+
+
+@every_complaint
+def test_something_is_prunable_and_the_rest_has_a_reason(complaint: Complaint) -> None:
+    groups = fxsparse.trace(complaint.build(), complaint.example_inputs()).groups
+    assert any(group.prunable and len(group.units) > 1 for group in groups)
+    assert all(group.reason for group in groups if not group.prunable)

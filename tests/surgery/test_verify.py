@@ -1,0 +1,98 @@
+"""Negative controls: break something on purpose, and see that it is noticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import fxsparse
+from fxsparse.axes.factors import Algebra, Axis
+from fxsparse.axes.site import Site
+from tests import cases
+
+
+def shrunk(case: type[torch.nn.Module], shape: tuple[int, ...], plan: dict[str, Any]) -> tuple[fxsparse.Network, fxsparse.Network]:
+    network = fxsparse.trace(case().eval(), torch.randn(*shape))
+    return network, network.shrink(plan)
+
+
+def test_a_wrong_index_list_is_seen() -> None:
+    network, small = shrunk(cases.Chain, (2, 3, 8, 8), {"0": [0, 2, 5]})
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    weight = small.module.get_parameter("3.weight")
+    with torch.no_grad():
+        weight.copy_(network.module.get_parameter("3.weight")[:, [0, 3, 5]])
+    wrong = network.module.get_parameter("3.weight")[:, [0, 2, 5]]
+    assert not torch.equal(weight, wrong)
+
+
+def test_a_wrong_rule_for_cat_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = Algebra.concatenate
+
+    def reversed_cat(self: Algebra, axes: list[Axis]) -> Axis:
+        return right(self, axes[::-1])
+
+    monkeypatch.setattr(Algebra, "concatenate", reversed_cat)
+    with pytest.raises((fxsparse.VerificationError, fxsparse.PlanError)):
+        fxsparse.verify(*shrunk(cases.Concatenate, (2, 3, 8, 8), {"a": [0, 3], "b": [1, 2]}))
+
+
+def test_an_add_that_does_not_unify_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    def careless(site: Site) -> None:
+        site.give(site.axes(site.tensors[0]))
+
+    fxsparse.register_rule("aten::add", careless)
+    try:
+        network = fxsparse.trace(cases.Residual().eval(), torch.randn(2, 3, 8, 8))
+        assert len([g for g in network.groups if g.prunable and len(g.units) == 8]) == 2
+        plan = {g.name: [0, 1, 2] if i else [3, 4, 5] for i, g in enumerate(g for g in network.groups if g.prunable and len(g.units) == 8)}
+        with pytest.raises((fxsparse.VerificationError, fxsparse.PlanError)):
+            fxsparse.verify(network, network.shrink(plan))
+    finally:
+        fxsparse.unregister_rule("aten::add")
+
+
+def test_wrong_order_of_kept_coordinates_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    from fxsparse.axes.predict import Prediction
+
+    right = Prediction.positions
+    monkeypatch.setattr(Prediction, "positions", lambda self, before, after: right(self, before, after)[::-1].copy())
+    with pytest.raises(fxsparse.VerificationError, match="differs from the reference"):
+        fxsparse.verify(*shrunk(cases.ViewShuffle, (2, 8, 6, 6), {"a": [0, 1, 2, 5, 7]}))
+
+
+def test_a_softmax_that_is_taken_for_pointwise_is_seen() -> None:
+    def careless(site: Site) -> None:
+        site.give(site.axes("self"))
+
+    fxsparse.register_rule("aten::cumsum", careless)
+    try:
+        network = fxsparse.trace(cases.AlongChannels().eval(), torch.randn(2, 6))
+        assert not network.group("layers.0").prunable  # the other operators still hold it
+    finally:
+        fxsparse.unregister_rule("aten::cumsum")
+
+
+def test_nan_weights_are_reported() -> None:
+    """The proof is of the structure, with random values: NaN in the model's own weights does not disturb it."""
+    model = cases.Chain().eval()
+    with torch.no_grad():
+        model.get_parameter("0.weight").fill_(float("nan"))
+    network = fxsparse.trace(model, torch.randn(2, 3, 8, 8))
+    small = network.shrink({"0": [0, 2]})
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    assert bool(small.regrow().module.get_parameter("0.weight").isnan().all())
+
+
+def test_order_and_origin_are_checked() -> None:
+    network, small = shrunk(cases.Chain, (2, 3, 8, 8), {"0": [0, 2, 5]})
+    with pytest.raises(fxsparse.PlanError, match="give the wider one first"):
+        fxsparse.verify(small, network)
+    other, _ = shrunk(cases.Chain, (2, 3, 8, 8), {})
+    with pytest.raises(fxsparse.PlanError, match="one trace"):
+        fxsparse.verify(other, small)
+    narrower = small.shrink({"0": [2]})
+    assert fxsparse.verify(small, narrower).removed == 2
+    assert fxsparse.verify(network, network).removed == 0
