@@ -3,8 +3,8 @@
 from fxsparse.axes.rules import register_rule, unregister_rule
 from fxsparse.errors import BudgetError, CheckpointError, Error, LoweringError, PlanError, RuleError, TraceError, VerificationError
 from fxsparse.network import Network, trace
+from fxsparse.saving import load, save
 from fxsparse.surgery.carry import carry
-from fxsparse.surgery.saving import load, save
 from fxsparse.surgery.verify import Proof, verify
 from fxsparse.version import __version__
 

@@ -138,7 +138,15 @@ class Convolutions1d(nn.Sequential):
 @case(2, 2, 6, 6, 6)
 class Convolutions3d(nn.Sequential):
     def __init__(self) -> None:
-        super().__init__(nn.Conv3d(2, 6, 3), nn.BatchNorm3d(6), nn.LeakyReLU(), nn.MaxPool3d(2), nn.ConvTranspose3d(6, 4, 2), nn.Mish(), nn.Conv3d(4, 2, 1))
+        super().__init__(
+            nn.Conv3d(2, 6, 3),
+            nn.BatchNorm3d(6),
+            nn.LeakyReLU(),
+            nn.MaxPool3d(2),
+            nn.ConvTranspose3d(6, 4, 2),
+            nn.Mish(),
+            nn.Conv3d(4, 2, 1),
+        )
 
 
 @case(2, 5, 12)

@@ -15,7 +15,6 @@ from torch.utils._pytree import tree_leaves
 import fxsparse
 from tests.cases import CASES, Case
 
-
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections")
 
 

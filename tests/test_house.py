@@ -22,6 +22,7 @@ FLOORS = [
     {"channels"},
     {"surgery"},
     {"network"},
+    {"saving"},
     {"criteria", "sparsity", "engines"},
     {"budgets"},
     {"passes"},

@@ -10,7 +10,6 @@ from fxsparse.axes.factors import Algebra, Axis, size
 from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
 
-
 STRENGTH = ("produces", "follows", "consumes")
 
 

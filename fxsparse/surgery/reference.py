@@ -64,7 +64,7 @@ def run_in_double(
     twin: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode, probes: Sequence[str] = ()
 ) -> list[list[Tensor]]:
     """The tensors among the outputs, and those among the results of each probed submodule, call by call."""
-    args, kwargs = tree_map_only(Tensor, lambda t: t.to(_WIDER.get(t.dtype, t.dtype), copy=True), (args, dict(kwargs)))
+    args, kwargs = tree_map_only(Tensor, lambda t: _widened(t.clone()), (args, dict(kwargs)))
     own = {id(t): t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
     seen: list[list[Tensor]] = []
 
@@ -82,13 +82,14 @@ def run_in_double(
 
 @contextlib.contextmanager
 def _plain_kernels() -> Iterator[None]:
-    """No fused attention, no fused recurrent layers, no narrower numbers, no gradients."""
+    """No fused attention, no fused recurrent layers, no narrower numbers, no gradients; the same random numbers in every run."""
     fast, default, onednn = torch.backends.mha.get_fastpath_enabled(), torch.get_default_dtype(), torch._C._get_mkldnn_enabled()
     try:
         torch._C._set_mkldnn_enabled(False)  # its context manager touches the flags of other devices, too, and warns
         torch.backends.mha.set_fastpath_enabled(False)
         torch.set_default_dtype(torch.float64)
-        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad(), sdpa_kernel(SDPBackend.MATH), torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(0)
             yield
     finally:
         torch._C._set_mkldnn_enabled(onednn)
@@ -107,6 +108,10 @@ def tainted_state(state: Mapping[str, Tensor], taint: Taint) -> dict[str, Tensor
     return {key: made[id(tensor)] for key, tensor in state.items()}
 
 
+def _widened(tensor: Tensor) -> Tensor:
+    return tensor.to(_WIDER[tensor.dtype]) if tensor.dtype in _WIDER else tensor
+
+
 def _number(tensor: Tensor) -> Tensor:
     return tensor if tensor.is_complex() else tensor.double()
 
@@ -121,6 +126,8 @@ class InDouble(TorchDispatchMode):
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") in _WIDER:
             kwargs["dtype"] = _WIDER[kwargs["dtype"]]
+        if not func._schema.is_mutable and not func.is_view:  # plain tensor attributes of modules are not cast with them
+            args, kwargs = tree_map_only(Tensor, _widened, (args, kwargs))
         if func is torch.ops.aten.empty_like.default:  # memory that was not written may hold NaN by chance
             func = torch.ops.aten.zeros_like.default
         out = self.run(func, args, kwargs)

@@ -15,7 +15,7 @@ from fxsparse.channels.costs import network_macs, network_parameters
 from fxsparse.channels.groups import Structure
 from fxsparse.errors import PlanError
 from fxsparse.network import Network
-from fxsparse.surgery.saving import save
+from fxsparse.saving import save
 from fxsparse.surgery.verify import verify
 from fxsparse.tools.options import Json, Model, Shape, Threads, Weights, traced
 

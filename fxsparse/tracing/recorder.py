@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
-from fxsparse.tracing.tape import Call, Mode, Owner, Ref, Tape, Value
+from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 
 ROWS = 3
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
@@ -42,25 +42,23 @@ class Recorder(TorchDispatchMode):
 
     # ---- tensors ----------------------------------------------------------------------------------------------------------
 
-    def ref(self, tensor: Tensor, origin: str = "result", key: str | None = None, *, sure: bool = True) -> Ref:
+    def ref(self, tensor: Tensor, origin: Origin = "result", key: str | None = None, *, sure: bool = True) -> Ref:
         number = self._ids.get(id(tensor))
         if number is None:
             number = self._ids[id(tensor)] = len(self.tape.values)
             self._alive.append(tensor)
             self.tape.values.append(
                 Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor) if sure else None)
-            )  # type: ignore[arg-type]
+            )
         return Ref(number)
 
     def adopt(self, module: nn.Module) -> None:
         """Learn the names of a module's tensors and submodules."""
         self.names = names_of(module)
-        for origin, named in (
-            ("parameter", module.named_parameters(remove_duplicate=False)),
-            ("buffer", module.named_buffers(remove_duplicate=False)),
-        ):
-            for name, tensor in named:
-                self.tape.keys[name] = self.ref(tensor, origin, name)
+        for name, parameter in module.named_parameters(remove_duplicate=False):
+            self.tape.keys[name] = self.ref(parameter, "parameter", name)
+        for name, buffer in module.named_buffers(remove_duplicate=False):
+            self.tape.keys[name] = self.ref(buffer, "buffer", name)
 
     def mark(self) -> int:
         return len(self.tape.calls)

@@ -12,7 +12,7 @@ from fxsparse.axes.solve import solve
 def atoms(algebra: Algebra, axis: Axis) -> list[int]:
     found = algebra.merge(axis).atoms
     assert found is not None
-    return found.tolist()
+    return [int(atom) for atom in found]
 
 
 def test_view_permute_view_comes_back_to_the_same_factor() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxsparse.axes.factors import Algebra
-from fxsparse.axes.solve import solve
+from fxsparse.axes.solve import Bools, solve
 
 
 @st.composite
@@ -37,7 +38,7 @@ def algebras(draw: st.DrawFn) -> Algebra:
     return algebra
 
 
-def allowed(algebra: Algebra) -> list[np.ndarray]:  # type: ignore[type-arg]
+def allowed(algebra: Algebra) -> list[Bools]:
     """All assignments that satisfy every fact."""
     products = algebra.products()
     found = []
@@ -46,8 +47,7 @@ def allowed(algebra: Algebra) -> list[np.ndarray]:  # type: ignore[type-arg]
         equal = all((alive[a] == alive[b]).all() for a, b in algebra.equalities)
         frozen = all(alive[a].all() for a, _ in algebra.freezes)
         product = all(
-            (alive[p.whole] == np.stack([g.reshape(-1) for g in np.meshgrid(*[alive[x] for x in p.parts], indexing="ij")]).all(axis=0)).all()
-            for p in products
+            (alive[p.whole] == functools.reduce(np.logical_and.outer, [alive[x] for x in p.parts]).reshape(-1)).all() for p in products
         )
         if equal and frozen and product:
             found.append(alive)

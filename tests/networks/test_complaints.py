@@ -22,8 +22,7 @@ def test_networks_run(complaint: Complaint) -> None:
 
 @every_complaint
 def test_networks_are_pruned_with_a_proof(complaint: Complaint) -> None:
-    for seed in range(2):
-        check_shrink(complaint.build(seed), complaint.example_inputs(), seed)
+    check_shrink(complaint.build(), complaint.example_inputs(), seed=1)
 
 
 @every_complaint

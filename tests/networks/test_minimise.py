@@ -17,7 +17,7 @@ def test_what_does_not_matter_goes() -> None:
     small = minimise(random_network(seed), uses_gru)
     assert "recurrent_layers" in small.operators and len(small.operators) <= 2
     assert sum(len(step.genes.replace(b"\0", b"")) for step in small.recipe.steps) <= 3
-    assert small.recipe.start == small.recipe.end == b""
+    assert len(small.recipe.start) <= 1 and small.recipe.end == b""
 
 
 def test_what_does_not_fail_is_refused() -> None:

@@ -43,7 +43,9 @@ def test_equal_to_torch(options: dict[str, Any], need_weights: bool) -> None:
             torch.testing.assert_close(weights, expected_weights)
     parameters = list(source.parameters())
     for a, b in zip(
-        torch.autograd.grad(expected.sum(), parameters, allow_unused=True), torch.autograd.grad(got.sum(), parameters, allow_unused=True), strict=True
+        torch.autograd.grad(expected.sum(), parameters, allow_unused=True),
+        torch.autograd.grad(got.sum(), parameters, allow_unused=True),
+        strict=True,
     ):
         assert (a is None) == (b is None)
         if a is not None:

@@ -1,18 +1,5 @@
 """One file for each family of operators, and the table of all of them."""
 
-from fxsparse.axes.rules.contractions import contractions
-from fxsparse.axes.rules.creation import creation
-from fxsparse.axes.rules.indexing import indexing
-from fxsparse.axes.rules.movement import movement
-from fxsparse.axes.rules.normalisation import normalisation
-from fxsparse.axes.rules.pointwise import pointwise
-from fxsparse.axes.rules.reductions import reductions
-from fxsparse.axes.rules.slicing import slicing
-from fxsparse.axes.rules.windows import windows
-from fxsparse.axes.table import Rules
-
-RULES = Rules(pointwise, movement, slicing, creation, contractions, normalisation, reductions, windows, indexing)
-register_rule = RULES.register
-unregister_rule = RULES.unregister
+from fxsparse.axes.rules.every import RULES, register_rule, unregister_rule
 
 __all__ = ["RULES", "register_rule", "unregister_rule"]

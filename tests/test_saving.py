@@ -118,7 +118,7 @@ def test_an_interrupted_save_leaves_the_old_files(folder: Path, monkeypatch: pyt
     def fail(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fxsparse.surgery.saving.save_file", fail)
+    monkeypatch.setattr("fxsparse.saving.save_file", fail)
     with pytest.raises(KeyboardInterrupt):
         fxsparse.save(fxsparse.trace(cases.Residual(), torch.randn(2, 3, 8, 8)), folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -8,7 +8,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,12 +16,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from fxsparse.errors import CheckpointError, PlanError
+from fxsparse.network import Network, trace
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.journal import Journal, take
 from fxsparse.surgery.plan import checked, predict
-
-if TYPE_CHECKING:
-    from fxsparse.network import Network
 
 FORMAT = "fxsparse/1"
 DTYPE_NAMES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64"
@@ -75,8 +73,6 @@ def _write_all(path: Path, files: Mapping[str, Any]) -> None:
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     """A saved network in a fresh instance of the original model; the model's own weights do not matter."""
-    from fxsparse.network import Network, trace
-
     path = Path(folder)
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")
