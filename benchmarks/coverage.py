@@ -14,6 +14,7 @@ import argparse
 import gc
 import json
 import random
+import re
 import signal
 import time
 import warnings
@@ -45,6 +46,11 @@ def random_plan(network: fxsparse.Network, seed: int, share: float) -> dict[str,
         for group in network.groups
         if group.prunable
     }
+
+
+def without_paths(text: str) -> str:
+    """Paths of this machine, shortened to the file's name."""
+    return re.sub(r"/[^ :]*/", "", text)
 
 
 def prunable_share(network: fxsparse.Network) -> float:
@@ -83,7 +89,7 @@ def check(spec: str, options: dict[str, Any]) -> dict[str, Any]:
     network = fxsparse.trace(loaded.model, loaded.inputs)
     result: dict[str, Any] = {"trace_s": round(time.perf_counter() - started, 3)}
     result["whole"] = network.origin.islands == ("",)
-    result["notes"] = [note.splitlines()[0][:300] for note in network.notes]
+    result["notes"] = [without_paths(note.splitlines()[0])[:300] for note in network.notes]
     result["groups"] = sum(group.prunable for group in network.groups)
     result["units"] = sum(len(group.units) for group in network.groups if group.prunable)
     result["parameters"] = sum(p.numel() for p in loaded.model.parameters())
@@ -133,7 +139,7 @@ def run(zoo: str, only: str | None, limit: int) -> None:
         except TooLong:
             result = {"ok": False, "why": f"not done in {limit} s on one thread"}
         except Exception as error:
-            result = {"ok": False, "why": f"{type(error).__name__}: {error}"[:600]}
+            result = {"ok": False, "why": without_paths(f"{type(error).__name__}: {error}")[:600]}
         finally:
             signal.alarm(0)
         path.write_text(json.dumps({"model": spec, **result}, indent=1) + "\n")
