@@ -1,7 +1,7 @@
 """Which weights of a tensor stand or fall together, and what may be chosen among them.
 
-A pattern pools the scores of a tensor into scores of its units, chooses units by count, and spreads the choice back over the weights. Counts
-are exact: ties go to the unit that comes first, so that equal scores give equal masks on every machine.
+A pattern pools the scores of a tensor into scores of its units, chooses units by count, and spreads the choice back over the weights.
+Counts are exact: ties go to the unit that comes first, so that equal scores give equal masks on every machine.
 """
 
 from __future__ import annotations
@@ -93,8 +93,8 @@ class NM(Unstructured):
     def unit(self, name: str, shape: Sequence[int]) -> int:
         if len(shape) < 2 or shape[1] % self.m:
             raise Error(
-                f"{name} of shape {tuple(shape)} cannot be {self.n}:{self.m}: its {shape[1] if len(shape) > 1 else 0} input channels are not "
-                f"a multiple of {self.m}; leave it out with exclude=[{name!r}]"
+                f"{name} of shape {tuple(shape)} cannot be {self.n}:{self.m}, as its input channels are no multiple of {self.m}; "
+                f"leave it out with exclude=[{name!r}]"
             )
         return 1
 
@@ -103,7 +103,7 @@ class NM(Unstructured):
             raise Error(f"{self.n}:{self.m} keeps {scores.numel() * self.n // self.m} of {scores.numel()} weights, not {count}")
         lines = scores.movedim(1, -1)
         groups = lines.reshape(-1, self.m)
-        order = groups.argsort(1, descending=True, stable=True)  # stable: the first ones win ties
+        order = groups.argsort(dim=1, descending=True, stable=True)  # stable: the first ones win ties
         chosen = torch.zeros_like(groups, dtype=torch.bool).scatter_(1, order[:, : self.n], True)
         return torch.empty_like(scores, dtype=torch.bool).copy_(chosen.view(lines.shape).movedim(-1, 1))
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -100,6 +101,12 @@ class Mean:
     def clear(self) -> None:
         self.sums.clear()
         self.steps.clear()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sums": dict(self.sums), "steps": dict(self.steps)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.sums, self.steps = {name: tensor.clone() for name, tensor in state["sums"].items()}, dict(state["steps"])
 
     def __call__(self, weight: Weight) -> Tensor:
         if weight.name not in self.sums:

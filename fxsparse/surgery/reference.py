@@ -170,11 +170,13 @@ class _Watch(InDouble):
         self.stack.pop()
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        before = _kinds((args, kwargs)) if len(self.first) < 2 else set()
-        out = func(*args, **kwargs)
         name = func._schema.name
-        if len(self.first) < 2 and name not in _UNWRITTEN:
-            for kind in _kinds(out) - before:
+        if len(self.first) == 2 or name in _UNWRITTEN:
+            return func(*args, **kwargs)
+        before = _kinds((args, kwargs)) if func._schema.is_mutable else None
+        out = func(*args, **kwargs)
+        if after := _kinds(out):
+            for kind in after - (_kinds((args, kwargs)) if before is None else before):
                 module = f"in module {self.stack[-1]!r}" if self.stack and self.stack[-1] else "in the network's own forward"
                 self.first.setdefault(kind, f"{name} {module}")
         return out
@@ -192,6 +194,6 @@ class _Watch(InDouble):
 def _kinds(tree: Any) -> set[str]:
     found: set[str] = set()
     for leaf in tree_leaves(tree):
-        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) and not bool(leaf.isfinite().all()):
+        if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()) and not bool(leaf.sum().isfinite()):
             found |= ({"NaN"} if bool(leaf.isnan().any()) else set()) | ({"infinity"} if bool(leaf.isinf().any()) else set())
     return found

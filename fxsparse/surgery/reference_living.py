@@ -69,6 +69,8 @@ class Living:
 def _nans(x: Tensor) -> Tensor | None:
     if not x.is_floating_point() and not x.is_complex():
         return None
+    if not bool(x.sum().isnan()):  # four times as fast as to look at each, and most tensors have none
+        return None
     gone = x.isnan()
     return gone if bool(gone.any()) else None
 

@@ -13,7 +13,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fxsparse
 
-Coordinates = dict[str, dict[int, list[int]]]  # state_dict key -> axis -> indices
+Place = tuple[str, int, int]  # state_dict key, axis, index
+Owners = frozenset[tuple[str, int]]  # groups and units
 
 
 def check_exchange(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: Mapping[str, Any] | None = None, most: int = 8) -> int:
@@ -28,43 +29,58 @@ def check_exchange(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: 
     for group in rng.sample(groups, min(len(groups), most)):
         first, second = rng.sample(group.units, 2)
         try:
-            one, other = coordinates(network, group.name, first), coordinates(network, group.name, second)
-        except fxsparse.PlanError:  # without this unit an axis would be empty
+            pairs = counterparts(network, group.name, first, second)
+        except fxsparse.PlanError:  # without one of them an axis would be empty
             continue
         tried += 1
-        for got, wanted in zip(_run(swapped(dense, one, other), inputs), expected, strict=True):
+        for got, wanted in zip(_run(swapped(dense, pairs), inputs), expected, strict=True):
             error = (got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-3)
             assert error < 1e-9, f"swapping units {first} and {second} of {group.name!r} changes the function by {error:.1e}"
     return tried
 
 
-def coordinates(network: fxsparse.Network, group: str, unit: int) -> Coordinates:
+def coordinates(network: fxsparse.Network, group: str, unit: int) -> set[Place]:
     """What a unit consists of: what is no longer kept without it."""
     kept = network.shrink({group: [other for other in network.group(group).units if other != unit]}).kept
-    found: Coordinates = {}
-    for key, tensor in network.module.state_dict().items():
-        for axis, indices in kept[key].items():
-            gone = sorted(set(range(tensor.shape[axis])) - set(indices))
-            if gone:
-                found.setdefault(key, {})[axis] = gone
-    return found
+    shapes = {key: tensor.shape for key, tensor in network.module.state_dict().items()}
+    return {(key, axis, i) for key, axes in kept.items() for axis, left in axes.items() for i in set(range(shapes[key][axis])) - set(left)}
 
 
-def swapped(module: nn.Module, one: Coordinates, other: Coordinates) -> nn.Module:
-    """A copy of a module in which the coordinates of two units have changed places."""
-    assert {key: list(axes) for key, axes in one.items()} == {key: list(axes) for key, axes in other.items()}, (
-        "the units touch different axes"
-    )
+def counterparts(network: fxsparse.Network, group: str, first: int, second: int) -> list[tuple[Place, Place]]:
+    """Pairs of places that change hands. A coordinate of a head belongs to a head and to one of the head's dimensions: of several
+    coordinates on one axis, those belong together that share the units of all other groups."""
+    sides = [coordinates(network, group, unit) for unit in (first, second)]
+    axes = {(key, axis) for key, axis, _ in sides[0]}
+    assert axes == {(key, axis) for key, axis, _ in sides[1]}, f"units {first} and {second} of {group!r} touch different axes"
+    owners: dict[Place, Owners] = {}
+    if len(sides[0]) > len(axes):
+        owners = _owners(network, group, axes)
+    ordered = [sorted(side, key=lambda place: (*place[:2], sorted(owners.get(place, Owners())), place[2])) for side in sides]
+    return list(zip(*ordered, strict=True))
+
+
+def _owners(network: fxsparse.Network, group: str, axes: set[tuple[str, int]]) -> dict[Place, Owners]:
+    """For each place on these axes, the units of other groups that it belongs to."""
+    owners: dict[Place, Owners] = {}
+    for other in network.groups:
+        if other.name != group and other.prunable and axes & {(member.tensor, member.axis) for member in other.members}:
+            for unit in other.units if len(other.units) > 1 else ():
+                for place in coordinates(network, other.name, unit):
+                    owners[place] = owners.get(place, Owners()) | {(other.name, unit)}
+    return owners
+
+
+def swapped(module: nn.Module, pairs: list[tuple[Place, Place]]) -> nn.Module:
+    """A copy of a module in which the places of each pair have changed hands."""
     result = copy.deepcopy(module)
     state = result.state_dict()
-    done: set[int] = set()
-    for key, axes in one.items():
-        if state[key].data_ptr() in done:  # a tied tensor has several keys
-            continue
-        done.add(state[key].data_ptr())
-        for axis, indices in axes.items():
-            order = torch.arange(state[key].shape[axis])
-            order[indices], order[other[key][axis]] = torch.tensor(other[key][axis]), torch.tensor(indices)
+    orders: dict[tuple[str, int], Tensor] = {}
+    for (key, axis, i), (_, _, j) in pairs:
+        order = orders.setdefault((key, axis), torch.arange(state[key].shape[axis]))
+        order[i], order[j] = j, i
+    done: dict[int, str] = {}
+    for (key, axis), order in orders.items():
+        if done.setdefault(state[key].data_ptr(), key) == key:  # a tied tensor has several keys
             state[key].copy_(state[key].index_select(axis, order))
     return result
 
