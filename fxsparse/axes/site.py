@@ -44,6 +44,7 @@ class Book:
     algebra: Algebra
     roles: dict[int, str] = field(default_factory=dict)  # factor uid -> produces | consumes
     statistics: set[int] = field(default_factory=set)  # uids of factors over which some norm takes its statistics
+    alike: set[int] = field(default_factory=set)  # uids of factors that no weight makes: copies of one value
 
 
 class Site:
@@ -125,6 +126,12 @@ class Site:
         """What an axis of a weight does; a weight that is used in two ways does the stronger of the two."""
         for factor in axis:
             self.book.roles[factor.uid] = min(role, self.book.roles.get(factor.uid, role), key=STRENGTH.index)
+
+    def alike(self, count: int) -> Axis:
+        """A new axis of copies of one value: any of them may go, and no weight makes them."""
+        axis = self.algebra.fresh(count)
+        self.book.alike.update(factor.uid for factor in axis)
+        return axis
 
     def free(self, count: int, why: str) -> Axis:
         return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")

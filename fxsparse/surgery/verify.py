@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from fxsparse.axes.factors import Atoms, Axis
+from fxsparse.axes.factors import Atoms, Axis, Factor
 from fxsparse.errors import PlanError, VerificationError
 from fxsparse.surgery.journal import Places, take
 from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
@@ -131,7 +131,7 @@ def _positions(wide: Network, narrow: Network, key: str) -> Places:
 
 
 def _taint(wide: Network, narrow: Network, keys: Iterable[str]) -> dict[str, dict[int, list[int]]]:
-    """The coordinates that define the removed units: where they are made or kept, and where nothing makes them, where they are consumed."""
+    """The coordinates that define the removed units: where they are made or kept; those that no weight makes, where they are consumed."""
     reading, solution = wide.origin.structure.reading, wide.origin.structure.solution
     consuming: list[tuple[str, int]] = []
     made: set[int] = set()
@@ -141,23 +141,31 @@ def _taint(wide: Network, narrow: Network, keys: Iterable[str]) -> dict[str, dic
             if any(reading.book.roles.get(factor.uid) == "consumes" for factor in axis):
                 consuming.append((first, i))
                 continue
-            for factor in axis:
-                if factor.atoms is not None:
-                    made.update(solution.generators(solution.class_of[factor.atoms]).tolist())
+            made.update(_generators(wide, axis))
             gone = _gone(wide, narrow, axis)
             if len(gone):
                 found.setdefault(first, {})[i] = gone.tolist()
-    for first, i in consuming:
+    alike = _generators(wide, [reading.algebra.factors[uid] for uid in reading.book.alike])
+    unmade = {c for c in _removed(wide, narrow) if c not in made or c in alike}
+    for first, i in consuming if unmade else []:
         axis = reading.tensors[first][i]
-        gone = _gone(wide, narrow, axis)
-        if not len(gone) or axis[0].atoms is None:
-            continue
         living = np.flatnonzero(wide.prediction.mask(axis))
-        for coordinate in gone.tolist():
-            atom = axis[0].atoms[living[coordinate]]  # a tensor's own axis is one factor
-            if not made & set(solution.generators(solution.class_of[[atom]]).tolist()):
+        for coordinate in _gone(wide, narrow, axis).tolist():
+            atom = axis[0].atoms[living[coordinate]] if axis[0].atoms is not None else 0  # a tensor's own axis is one factor
+            if unmade & set(solution.generators(solution.class_of[[atom]]).tolist()):
                 found.setdefault(first, {}).setdefault(i, []).append(coordinate)
     return {key: found[first] for key in keys if (first := reading.aliases.get(key, key)) in found}
+
+
+def _generators(network: Network, factors: Iterable[Factor]) -> set[int]:
+    solution = network.origin.structure.solution
+    return {c for f in factors if f.atoms is not None for c in solution.generators(solution.class_of[f.atoms]).tolist()}
+
+
+def _removed(wide: Network, narrow: Network) -> set[int]:
+    """Classes of the units that `narrow` lacks."""
+    classes = wide.origin.structure.classes
+    return {int(classes[name][unit]) for name, units in wide.living.items() for unit in set(units) - set(narrow.living[name])}
 
 
 def _gone(wide: Network, narrow: Network, axis: Axis) -> Atoms:

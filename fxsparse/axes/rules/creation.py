@@ -18,7 +18,7 @@ LARGEST = 65_536  # an axis longer than this counts positions, not channels
 def filled(site: Site) -> None:
     """One value, or noise, everywhere: new axes, whose sizes are literals."""
     shape = site.result_shape()
-    axes: list[Axis] = [site.algebra.fresh(n) if n <= LARGEST else site.free(n, "makes a very long axis") for n in shape]
+    axes: list[Axis] = [site.alike(n) if n <= LARGEST else site.free(n, "makes a very long axis") for n in shape]
     if shape:
         site.sizes("size", axes)
     site.give(axes)

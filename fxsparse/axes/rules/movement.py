@@ -91,7 +91,7 @@ def expand(site: Site) -> None:
     shape = site.result_shape()
     old = site.axes("self")
     old = [()] * (len(shape) - len(old)) + old
-    axes = [axis if size(axis) == extent else site.algebra.fresh(extent) for axis, extent in zip(old, shape, strict=True)]
+    axes = [axis if size(axis) == extent else site.alike(extent) for axis, extent in zip(old, shape, strict=True)]
     site.sizes("size", axes)
     site.moved(axes)
 
@@ -102,7 +102,7 @@ def repeat(site: Site) -> None:
     old = site.axes("self")
     repeats = site.arg("repeats")
     old = [()] * (len(repeats) - len(old)) + old
-    outer = [site.algebra.fresh(n) for n in repeats]
+    outer = [site.alike(n) for n in repeats]
     site.literal("repeats", [SizeOf(axis, n) for axis, n in zip(outer, repeats, strict=True)])
     site.moved([(*new, *axis) for new, axis in zip(outer, old, strict=True)])
 

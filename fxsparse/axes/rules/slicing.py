@@ -141,7 +141,7 @@ def constant_pad(site: Site) -> None:
         if all(factor.free for factor in axis) and axis:
             axes[dim] = site.free_like(site.result_shape()[dim], axis, "pads it")
             continue
-        left, right = site.algebra.fresh(max(before, 0)), site.algebra.fresh(max(after, 0))
+        left, right = site.alike(max(before, 0)), site.alike(max(after, 0))
         axes[dim] = site.algebra.concatenate([left, axis, right])
         for position, part in ((2 * back, left), (2 * back + 1, right)):
             if pad[position] > 1:
