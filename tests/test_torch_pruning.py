@@ -26,7 +26,9 @@ def test_the_same_network_is_left(spec: str) -> None:
     candidates = [
         group
         for group in network.groups
-        if group.prunable and isinstance(loaded.model.get_submodule(group.name.partition("#")[0]), torch.nn.Conv2d) and "#" not in group.name
+        if group.prunable
+        and isinstance(loaded.model.get_submodule(group.name.partition("#")[0]), torch.nn.Conv2d)
+        and "#" not in group.name
     ]
     compared = 0
     for group in chance.sample(candidates, min(3, len(candidates))):
@@ -36,7 +38,9 @@ def test_the_same_network_is_left(spec: str) -> None:
         removed = graph.get_pruning_group(other.get_submodule(group.name), peer.prune_conv_out_channels, idxs=gone)
         removed.prune()
         small = network.shrink({group.name: [u for u in group.units if u not in gone]})
-        assert {k: tuple(t.shape) for k, t in other.state_dict().items()} == {k: tuple(t.shape) for k, t in small.module.state_dict().items()}
+        assert {k: tuple(t.shape) for k, t in other.state_dict().items()} == {
+            k: tuple(t.shape) for k, t in small.module.state_dict().items()
+        }
         with torch.no_grad():
             torch.testing.assert_close(small(*loaded.inputs), other(*loaded.inputs), rtol=1e-4, atol=1e-4)
         compared += 1

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -105,6 +105,8 @@ class Uniform:
 @dataclass(frozen=True)
 class Global:
     """One ranking over all layers: each keeps what it has among the best."""
+
+    ranks: ClassVar[bool] = True
 
     def __call__(self, layers: Mapping[str, Layer], total: int) -> dict[str, int]:
         scores = []

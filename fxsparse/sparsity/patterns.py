@@ -21,6 +21,10 @@ from fxsparse.errors import Error
 class Pattern(Protocol):
     """How a mask may look."""
 
+    @property
+    def density(self) -> float | None:
+        """The density, where the pattern itself fixes it."""
+
     def unit(self, name: str, shape: Sequence[int]) -> int:
         """Weights in one unit of a tensor of this shape; an error when the pattern does not fit it."""
 
@@ -55,8 +59,16 @@ def top(scores: Tensor, count: int) -> Tensor:
     return torch.empty_like(scores, dtype=torch.bool).copy_(chosen.view(scores.shape))
 
 
+class Free:
+    """Patterns of any density."""
+
+    @property
+    def density(self) -> float | None:
+        return None
+
+
 @dataclass(frozen=True)
-class Unstructured:
+class Unstructured(Free):
     """Every weight for itself."""
 
     def unit(self, name: str, shape: Sequence[int]) -> int:
@@ -112,7 +124,7 @@ class NM(Unstructured):
 
 
 @dataclass(frozen=True)
-class Block:
+class Block(Free):
     """Blocks of `outputs` x `inputs` channels, at each position of the kernel."""
 
     outputs: int
@@ -146,7 +158,7 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Channel:
+class Channel(Free):
     """Whole output channels of one layer. The tensors keep their shapes; coupled layers are the business of `fxsparse.passes`."""
 
     def unit(self, name: str, shape: Sequence[int]) -> int:

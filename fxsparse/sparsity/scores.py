@@ -81,6 +81,11 @@ def as_score(score: str | Score) -> Score:
     return SCORES[score]
 
 
+def reads_gradient(score: Score) -> bool:
+    """Whether the score may ask for the gradient. Of a function that we do not know, we think so."""
+    return score not in (magnitude, random)
+
+
 class Mean:
     """The mean of a score over several steps. Call `add` once a step, after backward(); it is then a score itself.
 
