@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ NETWORKS = ("fxsparse:resnet20", "torchvision:resnet18", "torchvision:vgg11", "t
 @pytest.mark.parametrize("spec", NETWORKS)
 def test_the_same_network_is_left(spec: str) -> None:
     peer = pytest.importorskip("torch_pruning")
-    options = {"shortcut": "B"} if spec == "fxsparse:resnet20" else {}
+    options: dict[str, Any] = {"shortcut": "B"} if spec == "fxsparse:resnet20" else {}
     loaded = build(spec, **options)
     network = fxsparse.trace(loaded.model, loaded.inputs)
     chance = random.Random(0)
