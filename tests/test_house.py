@@ -86,7 +86,7 @@ def arrows_up(home: str, tree: ast.AST) -> list[str]:
 def unsafe(tree: ast.AST) -> list[str]:
     """What would run code from a file: pickle in all its forms, torch.load without weights_only=True, numpy with allow_pickle."""
     picklers = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
-    found = [name for name in imported(tree) if name.split(".")[0] in picklers]
+    found = [name for name in imported(tree) if name.split(".")[0] in picklers or name == "torch.load"]
     for call in (node for node in ast.walk(tree) if isinstance(node, ast.Call)):
         keywords = {word.arg: word.value for word in call.keywords}
         if ast.unparse(call.func) == "torch.load":
@@ -165,6 +165,7 @@ def test_no_paths_of_one_machine() -> None:
         (unsafe, "import torch\ntorch.load('x')", ["torch.load on line 2"]),
         (unsafe, "import torch\ntorch.load('x', weights_only=False)", ["torch.load on line 2"]),
         (unsafe, "import torch\ntorch.load('x', weights_only=True)", []),
+        (unsafe, "from torch import load", ["torch.load"]),
         (unsafe, "from pickle import loads", ["pickle.loads"]),
         (beyond_a_face, "'''Face.'''\nfrom a import b\n__all__ = ['b']", []),
         (beyond_a_face, "from a import b\nb.register()", ["b.register()"]),
@@ -179,6 +180,7 @@ def test_no_paths_of_one_machine() -> None:
         "load",
         "load-unsafe",
         "load-safe",
+        "load-alone",
         "pickle",
         "face",
         "face-acts",

@@ -8,7 +8,7 @@ import inspect
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any
@@ -25,11 +25,12 @@ from fxsparse.models.weights import load_weights
 
 @dataclass(frozen=True)
 class Loaded:
-    """A model, and inputs that it accepts."""
+    """A model, and arguments that it accepts: `model(*inputs, **kwargs)`."""
 
     spec: str
     model: nn.Module
     inputs: tuple[Any, ...]
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
 
 
 def build(
@@ -47,7 +48,8 @@ def build(
     """The model that `spec` names, built with `options`, in evaluation mode.
 
     Its weights come from the file `weights`, or are random, the same for the same `seed`. Its inputs: see `example_inputs`; `shape` gives
-    them as one tensor of that shape instead. A factory of one's own (`package.module:factory`) returns the model, or (model, inputs).
+    them as one tensor of that shape instead. A factory of one's own (`package.module:factory`) returns the model, or (model, inputs), or
+    (model, inputs, keyword arguments).
 
     >>> build("fxsparse:resnet20", num_classes=100).model.linear
     Linear(in_features=64, out_features=100, bias=True)
@@ -56,7 +58,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            model, inputs = _construct(parsed, options)
+            model, inputs, kwargs = _construct(parsed, options)
         except TypeError as error:
             if not options:
                 raise
@@ -64,20 +66,23 @@ def build(
     if weights is not None:
         load_weights(model, weights)
     if shape is not None:
-        inputs = (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),)
+        inputs, kwargs = (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),), {}
     elif inputs is None:
         inputs = example_inputs(parsed, batch=batch, size=size, standard=standard, targets=targets, options=options)
-    return Loaded(spec, model.eval(), inputs)
+    return Loaded(spec, model.eval(), inputs, kwargs)
 
 
-def _construct(spec: Spec, options: Mapping[str, Any]) -> tuple[nn.Module, tuple[Any, ...] | None]:
-    """The model, and its inputs where only it knows them."""
+# A model, its positional arguments where only it knows them, and its keyword arguments.
+_Made = tuple[nn.Module, tuple[Any, ...] | None, Mapping[str, Any]]
+
+
+def _construct(spec: Spec, options: Mapping[str, Any]) -> _Made:
     if spec.source == "torchvision":
-        return _torchvision(spec.name, options), None
+        return _torchvision(spec.name, options), None, {}
     if spec.source == "timm":
-        return import_timm().create_model(spec.name, pretrained=False, **options), None
+        return import_timm().create_model(spec.name, pretrained=False, **options), None, {}
     if spec.source == "fxsparse":
-        return BUILT_IN[spec.name](**options), None
+        return BUILT_IN[spec.name](**options), None, {}
     return _from_factory(spec, options)
 
 
@@ -92,7 +97,7 @@ def _torchvision(name: str, options: Mapping[str, Any]) -> nn.Module:
     return model
 
 
-def _from_factory(spec: Spec, options: Mapping[str, Any]) -> tuple[nn.Module, tuple[Any, ...] | None]:
+def _from_factory(spec: Spec, options: Mapping[str, Any]) -> _Made:
     with _current_folder_importable():
         try:
             module = importlib.import_module(spec.source)
@@ -103,13 +108,16 @@ def _from_factory(spec: Spec, options: Mapping[str, Any]) -> tuple[nn.Module, tu
             callables = [name for name, value in vars(module).items() if callable(value)]
             raise Error(f"{spec.source} has no factory {spec.name!r}{nearest(spec.name, callables, spec.source + ':')}")
         made = factory(**options)
-    model, inputs = made if isinstance(made, tuple) and len(made) == 2 else (made, getattr(made, "example_inputs", None))
+    parts = made if isinstance(made, tuple) and len(made) in (2, 3) else (made, getattr(made, "example_inputs", None))
+    model, inputs, kwargs = (*parts, {}) if len(parts) == 2 else parts
     if not isinstance(model, nn.Module):
-        raise Error(f"{spec} returned a {type(made).__name__}; return a torch.nn.Module, or (module, inputs)")
+        raise Error(f"{spec} returned a {type(made).__name__}; return a torch.nn.Module, (module, inputs) or (module, inputs, kwargs)")
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     if not isinstance(inputs, tuple | NoneType):
         raise Error(f"{spec} gave inputs of type {type(inputs).__name__}; give a tensor, or a tuple of the model's positional arguments")
-    return model, inputs
+    if not isinstance(kwargs, Mapping):
+        raise Error(f"{spec} gave keyword arguments of type {type(kwargs).__name__}; give a dict by name")
+    return model, inputs, kwargs
 
 
 @contextlib.contextmanager

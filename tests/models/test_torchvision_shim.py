@@ -11,6 +11,8 @@ import torch
 from fxsparse.errors import Error
 from fxsparse.models import build, small_options, torchvision_shim
 from fxsparse.models.torchvision_shim import TorchvisionState, import_timm, import_torchvision, torchvision_state
+from fxsparse.tracing.recorder import record
+from fxsparse.tracing.tape import Mode
 
 needs_torchvision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
 
@@ -76,3 +78,15 @@ def test_a_detection_model_runs_and_learns() -> None:
     gradient = loaded.model.get_parameter("roi_heads.box_head.fc6.weight").grad
     assert gradient is not None
     assert gradient.isfinite().all() and gradient.any()
+
+
+@needs_torchvision
+@pytest.mark.parametrize(("name", "mode"), [("maskrcnn_resnet50_fpn", "eval"), ("fasterrcnn_mobilenet_v3_large_fpn", "train")])
+def test_a_detection_model_is_recorded_on_meta_tensors(name: str, mode: Mode) -> None:
+    """Where nothing has values, `nms` keeps a few boxes, and what stands behind it is on the tape as well."""
+    spec = f"torchvision:{name}"
+    with torch.device("meta"):
+        loaded = build(spec, targets=True, **small_options(spec))
+    operators = [call.name for call in record(loaded.model, loaded.inputs, mode=mode).calls]
+    assert operators.index("torchvision.nms") < operators.index("torchvision.roi_align")
+    assert "aten.addmm" in operators[operators.index("torchvision.roi_align") :]

@@ -30,6 +30,16 @@ def with_attribute():
     model.example_inputs = zeros(6, 3)
     return model
 
+class Scaled(nn.Module):
+    def forward(self, x, *, factor):
+        return x * factor
+
+def with_keywords():
+    return Scaled(), (zeros(5, 3) + 1,), {"factor": 2}
+
+def with_keyword_pairs():
+    return Scaled(), (zeros(5, 3),), [("factor", 2)]
+
 def with_list():
     return nn.Linear(3, 4), [zeros(5, 3)]
 
@@ -97,7 +107,10 @@ def test_weights_come_from_a_file(tmp_path: Path) -> None:
 def test_factories(here: str) -> None:
     assert build(f"{here}:with_inputs").inputs[0].shape == (5, 3)
     assert build(f"{here}:with_attribute").inputs[0].shape == (6, 3)
+    loaded = build(f"{here}:with_keywords")
+    assert (loaded.model(*loaded.inputs, **loaded.kwargs) == 2).all()
     loaded = build(f"{here}:plain", shape=(2, 3), width=9)
+    assert not loaded.kwargs
     assert loaded.model(*loaded.inputs).shape == (2, 9)
     assert str(Path.cwd()) not in sys.path
 
@@ -107,6 +120,7 @@ def test_factories(here: str) -> None:
     [
         ("plain", r"nothing says what .*:plain takes; return \(model, inputs\)"),
         ("with_list", "gave inputs of type list; give a tensor, or a tuple"),
+        ("with_keyword_pairs", "gave keyword arguments of type list; give a dict by name"),
         ("nothing", r"returned a str; return a torch\.nn\.Module"),
         ("plian", r"has no factory 'plian'; did you mean .*:plain\?"),
     ],

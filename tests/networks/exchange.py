@@ -32,6 +32,8 @@ def check_exchange(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: 
             pairs = counterparts(network, group.name, first, second)
         except fxsparse.PlanError:  # without one of them an axis would be empty
             continue
+        if pairs is None:
+            continue
         tried += 1
         for got, wanted in zip(_run(swapped(dense, pairs), inputs), expected, strict=True):
             error = (got - wanted).abs().max() / wanted.abs().max().clamp(min=1e-3)
@@ -46,14 +48,17 @@ def coordinates(network: fxsparse.Network, group: str, unit: int) -> set[Place]:
     return {(key, axis, i) for key, axes in kept.items() for axis, left in axes.items() for i in set(range(shapes[key][axis])) - set(left)}
 
 
-def counterparts(network: fxsparse.Network, group: str, first: int, second: int) -> list[tuple[Place, Place]]:
+def counterparts(network: fxsparse.Network, group: str, first: int, second: int) -> list[tuple[Place, Place]] | None:
     """Pairs of places that change hands. A coordinate of a head belongs to a head and to one of the head's dimensions: of several
-    coordinates on one axis, those belong together that share the units of all other groups."""
+    coordinates on one axis, those belong together that share the units of all other groups. None where these others are protected:
+    their units cannot be told apart by removing them."""
     sides = [coordinates(network, group, unit) for unit in (first, second)]
     axes = {(key, axis) for key, axis, _ in sides[0]}
     assert axes == {(key, axis) for key, axis, _ in sides[1]}, f"units {first} and {second} of {group!r} touch different axes"
     owners: dict[Place, Owners] = {}
     if len(sides[0]) > len(axes):
+        if any(not other.prunable and axes & {(member.tensor, member.axis) for member in other.members} for other in network.groups):
+            return None
         owners = _owners(network, group, axes)
     ordered = [sorted(side, key=lambda place: (*place[:2], sorted(owners.get(place, Owners())), place[2])) for side in sides]
     return list(zip(*ordered, strict=True))

@@ -1,0 +1,67 @@
+"""Checkpoints that survive a kill at any moment, and that cannot run code when they are read."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy
+import torch
+
+from fxsparse.errors import CheckpointError
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values. Whoever reads `path` finds the old file or the new one, whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(path.name + ".tmp")
+    with half.open("wb") as file:
+        torch.save(dict(content), file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(half, path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # the new name itself must be on the disk
+    finally:
+        os.close(folder)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint, without executing anything from it."""
+    if not path.is_file():
+        raise CheckpointError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged or hostile file can fail in any way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(f"{path} cannot be read as a checkpoint ({reason})") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds a {type(content).__name__}, which is no checkpoint")
+    return content
+
+
+def random_state() -> dict[str, Any]:
+    """The state of every global random number generator, as tensors and plain values."""
+    version, numbers, spare = random.getstate()
+    name, keys, *rest = numpy.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": [version, list(numbers), spare],
+        "numpy": [str(name), torch.from_numpy(numpy.asarray(keys, dtype=numpy.int64)), *(float(x) for x in rest)],
+    }
+
+
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Take `random_state` back. A machine with other GPUs keeps the states of its own."""
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+    version, numbers, spare = state["python"]
+    random.setstate((version, tuple(numbers), spare))
+    name, keys, position, has_spare, spare_normal = state["numpy"]
+    numpy.random.set_state((name, keys.numpy().astype(numpy.uint32), int(position), int(has_spare), spare_normal))

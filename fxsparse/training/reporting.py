@@ -1,0 +1,78 @@
+"""Where the numbers of a run go: a progress bar, metrics.jsonl, and TensorBoard where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Reporter:
+    """One line a finished epoch; between them a bar with the time that is left. The line of an epoch has nothing in it that depends on the
+    machine's speed, so that equal runs write equal files.
+    """
+
+    def __init__(self, folder: Path | None, steps: int, *, console: Console | None = None, tensorboard: bool = True) -> None:
+        self.file = None if folder is None else folder / "metrics.jsonl"
+        self.board: Any = None
+        if folder is not None and tensorboard and importlib.util.find_spec("tensorboard") is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"))
+        self.console = console
+        self.bar: Progress | None = None
+        if console is not None:
+            left = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
+            self.bar = Progress(*left, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True)
+            self.task = self.bar.add_task("", total=steps)
+
+    def __enter__(self) -> Reporter:
+        if self.bar is not None:
+            self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+        if self.board is not None:
+            self.board.close()
+
+    def progress(self, step: int, text: str) -> None:
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, description=text)
+
+    def epoch(self, line: Mapping[str, Any]) -> None:
+        """The numbers of a finished epoch."""
+        if self.file is not None:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(dict(line)) + "\n")
+        if self.board is not None:
+            for name, value in line.items():
+                if isinstance(value, int | float) and name not in ("epoch", "step"):
+                    self.board.add_scalar(name, value, line["step"])
+        if self.console is not None:
+            self.console.print(told(line), highlight=False)
+
+    def size(self) -> int:
+        """Bytes of metrics.jsonl that are written."""
+        return self.file.stat().st_size if self.file is not None and self.file.exists() else 0
+
+    def cut(self, size: int) -> None:
+        """Forget what was written after a checkpoint."""
+        if self.file is not None and self.file.exists():
+            if self.file.stat().st_size < size:
+                size = self.file.stat().st_size
+            with self.file.open("r+b") as file:
+                file.truncate(size)
+
+
+def told(line: Mapping[str, Any]) -> str:
+    """An epoch in words."""
+    text = f"epoch {line['epoch']}: loss {line['loss']:.3f}, training accuracy {line['train_accuracy']:.2%}, "
+    text += f"{line['reported']} accuracy {line['accuracy']:.2%}"
+    return text + (f", {line['nonzeros']:,} weights ({line['density']:.2%})" if "density" in line else "")
