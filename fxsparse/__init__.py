@@ -1,8 +1,19 @@
 """fxsparse: a compiler for sparsity on torch.fx."""
 
 from fxsparse.axes.rules import register_rule, unregister_rule
-from fxsparse.errors import BudgetError, CheckpointError, Error, LoweringError, PlanError, RuleError, TraceError, VerificationError
+from fxsparse.errors import (
+    BudgetError,
+    CheckpointError,
+    Error,
+    LoweringError,
+    PassError,
+    PlanError,
+    RuleError,
+    TraceError,
+    VerificationError,
+)
 from fxsparse.network import Network, trace
+from fxsparse.passes.pipeline import Pipeline
 from fxsparse.saving import load, save
 from fxsparse.surgery.carry import carry
 from fxsparse.surgery.verify import Proof, verify
@@ -14,6 +25,8 @@ __all__ = [
     "Error",
     "LoweringError",
     "Network",
+    "PassError",
+    "Pipeline",
     "PlanError",
     "Proof",
     "RuleError",

@@ -23,6 +23,10 @@ class PlanError(Error):
     """A plan (which units to keep, grow, share ...) does not fit the network."""
 
 
+class PassError(Error):
+    """A pass was asked for with wrong options, or meets a network that it cannot work on."""
+
+
 class VerificationError(Error):
     """The proof failed: the transformed network is not what it should be."""
 

@@ -6,7 +6,7 @@ never changed; shrinking and regrowing give new networks. Unit numbers are those
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_map_only
 from fxsparse.axes.predict import Prediction
 from fxsparse.axes.reader import read
 from fxsparse.axes.solve import solve
-from fxsparse.channels.costs import with_costs
+from fxsparse.channels.costs import network_macs, network_parameters, with_costs
 from fxsparse.channels.groups import Group, Structure, group
 from fxsparse.channels.view import to_networkx
 from fxsparse.surgery.build import as_new_parameter, build
@@ -27,9 +27,12 @@ from fxsparse.surgery.growth import initialised
 from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
+from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
-from fxsparse.tracing.recorder import as_arguments
+from fxsparse.tracing.recorder import as_arguments, record
+from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module
+from fxsparse.tracing.traced_module import TracedModule
 
 if TYPE_CHECKING:
     import networkx
@@ -74,7 +77,9 @@ class Network:
     origin: Origin
     living: Mapping[str, tuple[int, ...]]
     journal: Journal = field(default_factory=Journal)
-    provenance: tuple[str, ...] = ()
+    masks: Mapping[str, Tensor] = field(default_factory=dict)  # parameter -> which of its weights live; the others are zero
+    edits: tuple[str, ...] = ()  # the passes that changed what the user's model is made of, as text
+    provenance: tuple[str, ...] = ()  # all passes, as text
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
@@ -101,6 +106,16 @@ class Network:
         """One group by name."""
         checked(self.origin.structure, {name: self.living.get(name, (0,))}, {**self.living})
         return next(g for g in self.groups if g.name == name)
+
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run on the example inputs."""
+        return network_macs(self.origin.structure, self.prediction)
+
+    @cached_property
+    def parameter_count(self) -> int:
+        """Trainable numbers; tied tensors are counted once."""
+        return network_parameters(self.origin.structure, self.prediction)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -152,16 +167,34 @@ class Network:
     def with_living(self, living: Mapping[str, tuple[int, ...]], init: Init = "journal") -> Network:
         """The network in which exactly these units live."""
         prediction = predict(self.origin.structure, living)
-        target = Network(self.module, self.origin, dict(living), self.journal, self.provenance)
+        target = replace(self, living=dict(living))
         target.__dict__["prediction"] = prediction
         tensors, journal = self._converted(target, init)
+        masks, hidden = self._converted_masks(target, init)
         module = build(self.origin.skeleton, self.origin.structure, prediction, tensors, self.origin.inputs)
         module.train(self.module.training)
         for name, old in self.module.named_modules():
             module.get_submodule(name).training = old.training
-        result = Network(module, self.origin, dict(living), journal, self.provenance)
+        result = replace(target, module=module, journal=replace(journal, masks=hidden), masks=masks)
         result.__dict__["prediction"] = prediction
         return result
+
+    def edited(self, edit: Callable[[nn.Module], None], text: str) -> Network:
+        """A new network after a change of what it is made of: other modules, other nodes in its graphs, tensors tied or untied.
+
+        `edit` changes a copy of the dense module; what comes out is recorded and analysed anew, and units that had gone go again. `text`
+        is the pass that does the same to the user's dense model, for `load`.
+        """
+        whole = {name: g.units for name, g in self.origin.structure.groups.items()}
+        remembers = bool(self.journal.tensors)
+        dense = self.with_living(whole, "journal" if remembers else "zero")
+        edit(dense.module)
+        result = analysed(retraced(dense.module, self.origin), self.origin.inputs, self.origin.original)
+        result = replace(result, masks=_fitting(dense.masks, result), edits=(*self.edits, text), provenance=self.provenance)
+        if self.living == whole:
+            return result
+        result = result.with_living(transferred(self.origin.structure, self.prediction, result.origin.structure))
+        return result if remembers else replace(result, journal=Journal())
 
     def _converted(self, target: Network, init: Init) -> tuple[dict[str, Tensor], Journal]:
         """This network's tensors in the target's shapes, and the target's journal."""
@@ -187,7 +220,20 @@ class Network:
                     if full is not None:
                         remembered[first] = full
                 made[key] = made[first]
-        return made, Journal(remembered, self.journal.followers, init)
+        return made, Journal(remembered, self.journal.followers, init=init)
+
+    def _converted_masks(self, target: Network, init: Init) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The masks in the target's shapes, and whole ones for the journal; weights that are made new are not masked."""
+        made: dict[str, Tensor] = {}
+        hidden: dict[str, Tensor] = {}
+        for key, mask in self.masks.items():
+            shape = self.origin.skeleton.get_parameter(key).shape
+            known = self.journal.masks.get(key) if init == "journal" else None
+            dense = torch.ones(shape, dtype=torch.bool, device=mask.device) if known is None else known
+            made[key], full = convert(mask, self.places(key), target.places(key), dense, shape)
+            if full is not None:
+                hidden[key] = full
+        return made, hidden
 
     def as_original(self) -> nn.Module:
         """The user's own class, resized; an error where a literal in its source would have had to change."""
@@ -198,15 +244,32 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
     """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
     network shares its parameters."""
     args = as_arguments(example_inputs)
-    traced = trace_module(model, args, kwargs)
+    return analysed(trace_module(model, args, kwargs), example_inputs_of(args, kwargs), type(model))
+
+
+def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[nn.Module]) -> Network:
+    """The network of a traced module: all its units live."""
     reading = read(traced.tapes)
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
     skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)
-    inputs = example_inputs_of(args, kwargs)
-    origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, type(model))
-    living = {name: g.units for name, g in structure.groups.items()}
-    return Network(traced.module, origin, living)
+    origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original)
+    return Network(traced.module, origin, {name: g.units for name, g in structure.groups.items()})
+
+
+def retraced(module: nn.Module, origin: Origin) -> Traced:
+    """A traced module whose graphs were edited, recorded in the modes in which it was before."""
+    for each in module.modules():
+        if isinstance(each, TracedModule):
+            each.recompile()
+    tapes = tuple(record(module, *origin.inputs, mode=each.tape.mode) for each in origin.structure.reading.tapes)
+    return Traced(module, tapes, origin.notes, origin.islands)
+
+
+def _fitting(masks: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:
+    """The masks of parameters that are still there in the same shape."""
+    shapes = {key: parameter.shape for key, parameter in network.module.named_parameters(remove_duplicate=False)}
+    return {key: mask for key, mask in masks.items() if shapes.get(key) == mask.shape}
 
 
 def example_inputs_of(args: Any, kwargs: Mapping[str, Any] | None) -> tuple[Any, dict[str, Any]]:

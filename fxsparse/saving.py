@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fxsparse.errors import CheckpointError, PlanError
+from fxsparse.errors import CheckpointError, PassError, PlanError
 from fxsparse.network import Network, trace
+from fxsparse.passes.pipeline import Pipeline
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.journal import Journal, take
 from fxsparse.surgery.plan import checked, predict
@@ -48,12 +50,17 @@ def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = Fa
             "fingerprint": fingerprint(network),
             "inputs": _encode(network.origin.inputs),
             "living": living,
+            "edits": list(network.edits),
+            "masks": sorted(network.masks),
             "provenance": list(network.provenance),
             "journal": journal,
         },
         indent=1,
     )
     files: dict[str, Any] = {"weights.safetensors": lambda to: save_file(weights, to)}
+    if network.masks:
+        masks = {key: mask.contiguous() for key, mask in network.masks.items()}
+        files["masks.safetensors"] = lambda to: save_file(masks, to)
     if journal:
         remembered = {k: t.contiguous() for k, t in network.journal.tensors.items()}
         files["journal.safetensors"] = lambda to: save_file(remembered, to)
@@ -76,7 +83,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     path = Path(folder)
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")
-    dense = trace(model, tuple(args), kwargs)
+    dense = _edited(trace(model, tuple(args), kwargs), said["edits"], path)
     if fingerprint(dense) != said["fingerprint"]:
         raise CheckpointError(
             f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
@@ -87,13 +94,38 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
         prediction = predict(structure, living)
     except PlanError as error:
         raise CheckpointError(f"{path / 'structure.json'} is damaged: {error}") from error
-    result = Network(dense.module, dense.origin, living)
+    result = replace(dense, living=living)
     tensors = _tensors(dense, result, _read_weights(path / "weights.safetensors"), path)
     module = build(dense.origin.skeleton, structure, prediction, tensors, dense.origin.inputs)
     module.train(model.training)
     remembered = _read_weights(path / "journal.safetensors") if said["journal"] else {}
     _check_journal(dense, remembered, path)
-    return Network(module, dense.origin, living, Journal(remembered), tuple(said["provenance"]))
+    masks = _masks(path, said["masks"], module)
+    provenance = tuple(said["provenance"])
+    return replace(dense, module=module, living=living, journal=Journal(remembered), masks=masks, provenance=provenance)
+
+
+def _edited(network: Network, edits: list[str], path: Path) -> Network:
+    """The network after the passes that changed what the user's model is made of."""
+    for text in edits:
+        try:
+            network = Pipeline.parse(text)(network).network
+        except (PassError, PlanError) as error:
+            raise CheckpointError(f"{path / 'structure.json'}: the pass {text!r} does not work on this model: {error}") from error
+    if network.edits != tuple(edits):
+        raise CheckpointError(f"{path / 'structure.json'}: its edits do not repeat on this model; it was saved from another one")
+    return network
+
+
+def _masks(path: Path, keys: list[str], module: nn.Module) -> dict[str, Tensor]:
+    masks = _read_weights(path / "masks.safetensors") if keys else {}
+    parameters = dict(module.named_parameters(remove_duplicate=False))
+    if sorted(masks) != sorted(keys):
+        raise CheckpointError(f"{path / 'masks.safetensors'} does not fit its structure.json; both must come from one save")
+    for key, mask in masks.items():
+        if key not in parameters or parameters[key].shape != mask.shape or mask.dtype != torch.bool:
+            raise CheckpointError(f"{path / 'masks.safetensors'}: {key!r} of shape {tuple(mask.shape)} does not belong to this model")
+    return {key: mask.to(parameters[key].device) for key, mask in masks.items()}
 
 
 def _tensors(dense: Network, target: Network, weights: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
@@ -143,14 +175,17 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT} file; it was written by something else or by another version")
-    types = {"model": str, "fingerprint": str, "living": dict, "provenance": list, "journal": bool, "inputs": dict}
+    types = {"model": str, "fingerprint": str, "living": dict, "journal": bool, "inputs": dict}
+    types |= {"edits": list, "masks": list, "provenance": list}
+    said = {"edits": [], "masks": [], **said}
     for name, kind in types.items():
         if not isinstance(said.get(name), kind):
             raise CheckpointError(f"{path} is damaged: {name!r} should be a {kind.__name__}")
     if not all(isinstance(u, list) and all(type(n) is int for n in u) for u in said["living"].values()):
         raise CheckpointError(f"{path} is damaged: 'living' should hold lists of whole numbers")
-    if not all(isinstance(p, str) for p in said["provenance"]):
-        raise CheckpointError(f"{path} is damaged: 'provenance' should hold texts")
+    for name in ("edits", "masks", "provenance"):
+        if not all(isinstance(p, str) for p in said[name]):
+            raise CheckpointError(f"{path} is damaged: {name!r} should hold texts")
     return said
 
 

@@ -22,10 +22,10 @@ FLOORS = [
     {"channels"},
     {"surgery"},
     {"network"},
-    {"saving"},
     {"criteria", "sparsity", "engines"},
     {"budgets"},
     {"passes"},
+    {"saving"},  # what passes have changed of a model, loading repeats
     {"training"},
     {"tools"},
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 
 from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
-from fxsparse.surgery.journal import Journal, convert
+from fxsparse.surgery.journal import convert
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -38,7 +39,7 @@ def carry(before: Network, after: Network, *followers: Optimizer | nn.Module) ->
     for action in actions:
         action()
     kept = {k: v for k, v in before.journal.followers.items() if k not in remembered}
-    object.__setattr__(after, "journal", Journal(after.journal.tensors, {**kept, **remembered}, after.journal.init))
+    object.__setattr__(after, "journal", replace(after.journal, followers={**kept, **remembered}))
 
 
 def _converter(before: Network, after: Network, label: str, remembered: dict[str, Mapping[str, Tensor]]) -> Any:

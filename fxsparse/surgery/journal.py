@@ -19,10 +19,11 @@ Places = dict[int, Atoms]  # axis -> surviving coordinates; axes that lost nothi
 
 @dataclass(frozen=True, slots=True)
 class Journal:
-    """Dense tensors by name, and those of optimizers and averaged copies. Never changed in place."""
+    """Dense tensors by name, those of optimizers and averaged copies, and masks. Never changed in place."""
 
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
     followers: Mapping[str, Mapping[str, Tensor]] = field(default_factory=dict)
+    masks: Mapping[str, Tensor] = field(default_factory=dict)
     init: Init = "journal"  # how the network that holds this journal was made
 
 
