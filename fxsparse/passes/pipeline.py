@@ -16,8 +16,8 @@ from fxsparse.passes.text import read_passes
 class Pipeline(Pass):
     """Run passes in order.
 
-    >>> str(Pipeline.parse("prune{macs=0.5, align=8}, fold-batch-norm"))
-    'prune{macs=0.5,align=8},fold-batch-norm'
+    >>> str(Pipeline.parse('fold-batch-norm{ exclude = ["stem.*"] }, apply-masks'))
+    'fold-batch-norm{exclude=[stem.*]},apply-masks'
     """
 
     name: ClassVar[str] = "pipeline"

@@ -13,7 +13,17 @@ from fxsparse.passes.text import Said
 from fxsparse.surgery.plan import nearest
 
 # name -> file and class in fxsparse/passes; imported when asked for
-OURS: dict[str, tuple[str, str]] = {}
+OURS: dict[str, tuple[str, str]] = {
+    "simplify": ("simplify", "Simplify"),
+    "prune": ("prune", "Prune"),
+    "regrow": ("regrow", "Regrow"),
+    "eliminate-dead-channels": ("eliminate_dead_channels", "EliminateDeadChannels"),
+    "add-bias": ("add_bias", "AddBias"),
+    "recalibrate-batch-norm": ("recalibrate_batch_norm", "RecalibrateBatchNorm"),
+    "mask": ("mask", "Mask"),
+    "apply-masks": ("apply_masks", "ApplyMasks"),
+    "fold-batch-norm": ("fold_batch_norm", "FoldBatchNorm"),
+}
 
 
 def pass_names() -> list[str]:

@@ -1,0 +1,93 @@
+"""What a criterion is, and the names by which texts and command lines ask for one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+from torch import Tensor
+
+from fxsparse.errors import PassError
+from fxsparse.network import Network
+from fxsparse.surgery.plan import nearest
+
+Scores = npt.NDArray[np.float64]  # of the living units of one group, in their order
+
+
+@dataclass(frozen=True)
+class Data:
+    """Batches to look at, and the loss that gradients are taken of (cross-entropy when nothing is said)."""
+
+    batches: Iterable[Any] | None = None
+    loss: Callable[..., Tensor] | None = None
+
+
+class Criterion(Protocol):
+    """Scores units: the higher, the more worth keeping. Scores of different groups are on one scale, as far as the criterion can tell."""
+
+    def __call__(self, network: Network, groups: Sequence[str], data: Data) -> dict[str, Scores]: ...
+
+
+# name -> module, class and its options
+BY_NAME: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "magnitude": ("simple", "Magnitude", {}),
+    "l1": ("simple", "Magnitude", {"power": 1}),
+    "l2": ("simple", "Magnitude", {"power": 2}),
+    "lamp": ("simple", "LAMP", {}),
+    "bn-scale": ("simple", "BatchNormScale", {}),
+    "random": ("simple", "Random", {}),
+    "fpgm": ("distance", "FPGM", {}),
+    "taylor": ("gradients", "Taylor", {}),
+    "bn-taylor": ("gradients", "BatchNormTaylor", {}),
+}
+
+
+def criterion_names() -> list[str]:
+    """What texts may say."""
+    return sorted(BY_NAME)
+
+
+def as_criterion(said: Any, seed: int = 0) -> Criterion:
+    """A criterion from its name, a table of scores, one of Torch-Pruning's importance objects, or a callable."""
+    if isinstance(said, str):
+        if said not in BY_NAME:
+            raise PassError(f"there is no criterion {said!r}{nearest(said, BY_NAME)}; there are {', '.join(criterion_names())}")
+        file, name, options = BY_NAME[said]
+        cls = getattr(importlib.import_module(f"fxsparse.criteria.{file}"), name)
+        made: Criterion = cls(**options, **({"seed": seed} if name == "Random" else {}))
+        return made
+    if isinstance(said, Mapping):
+        from fxsparse.criteria.simple import Given
+
+        return Given(said)
+    if type(said).__module__.startswith("torch_pruning."):
+        from fxsparse.criteria.torch_pruning import TorchPruning
+
+        return TorchPruning(said)
+    if callable(said):
+        return said  # type: ignore[no-any-return]
+    raise PassError(f"a criterion is a name, a table of scores or a callable, not a {type(said).__name__}")
+
+
+def scored(criterion: Criterion, network: Network, groups: Sequence[str], data: Data) -> dict[str, Scores]:
+    """The scores of these groups, checked: one finite number for each living unit."""
+    found = criterion(network, groups, data)
+    result: dict[str, Scores] = {}
+    for name in groups:
+        if name not in found:
+            raise PassError(f"the criterion gave no scores for group {name!r}; it has to score every group that may lose units")
+        values = found[name]
+        array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64).reshape(-1)
+        if len(array) != len(network.living[name]):
+            raise PassError(f"the criterion gave {len(array)} scores for the {len(network.living[name])} living units of group {name!r}")
+        if np.isnan(array).any():
+            raise PassError(
+                f"the criterion gave NaN for unit {network.living[name][int(np.isnan(array).argmax())]} of group {name!r}; "
+                "look for NaN in its weights or gradients"
+            )
+        result[name] = np.nan_to_num(array)
+    return result

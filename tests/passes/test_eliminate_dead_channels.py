@@ -1,0 +1,363 @@
+"""Dead channels: found, folded exactly, or left with the reason; the function of the masked network stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+import fxsparse
+from fxsparse import VerificationError
+from fxsparse.passes import Pipeline, constant_rules, dead_channels, eliminate_dead_channels
+from fxsparse.passes.eliminate_dead_channels import EliminateDeadChannels
+from fxsparse.passes.equality import difference
+from fxsparse.passes.mask import Mask
+from fxsparse.surgery.graphs import graphs
+from tests.networks.random_networks import RandomNetwork, networks
+from tests.networks.randomise import randomise
+from tests.passes.silence import silence
+
+NIGHTLY = os.environ.get("FXSPARSE_HYPOTHESIS") == "nightly"
+
+
+def traced(model: nn.Module, *shape: int) -> fxsparse.Network:
+    return fxsparse.trace(model, torch.randn(*shape, dtype=torch.float64))
+
+
+def prepared(model: nn.Module, **zeros: list[int]) -> nn.Module:
+    """Random values; of each named module the given outputs have no weights left."""
+    randomise(model.double())
+    with torch.no_grad():
+        for name, rows in zeros.items():
+            weight = model.get_parameter(f"{name}.weight")
+            weight[rows] = 0
+    return model
+
+
+def convolutions(padding: int = 0, act: Callable[[], nn.Module] = nn.ReLU, bias: bool = True, **options: Any) -> nn.Sequential:
+    model = nn.Sequential()
+    model.add_module("a", nn.Conv2d(3, 6, 3, padding=1))
+    model.add_module("norm", nn.BatchNorm2d(6))
+    model.add_module("act", act())
+    model.add_module("b", nn.Conv2d(6, 4, 3, padding=padding, bias=bias, **options))
+    model.add_module("head", nn.Conv2d(4, 2, 1))
+    return model
+
+
+def units(result: Any, name: str) -> tuple[int, ...]:
+    found: tuple[int, ...] = result.network.group(name).units
+    return found
+
+
+def assert_same(network: fxsparse.Network, other: fxsparse.Network, *shape: int) -> None:
+    """On other inputs, another batch and other image sizes than those that were traced."""
+    with torch.no_grad():
+        for batch in (1, 3):
+            x = torch.randn(batch, *shape, dtype=torch.float64)
+            torch.testing.assert_close(network(x), other(x), rtol=1e-11, atol=1e-11)
+
+
+# ---- by hand ------------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("act", [nn.ReLU, nn.Sigmoid, nn.Hardswish, nn.GELU, nn.PReLU])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_constant_goes_into_the_next_bias(act: Callable[[], nn.Module], bias: bool) -> None:
+    model = prepared(convolutions(act=act, bias=bias), a=[1, 4])
+    with torch.no_grad():
+        model.get_parameter("norm.bias").fill_(3.0)
+    network = traced(model, 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (0, 2, 3, 5)
+    assert "a: 2 of 6 units were dead and are gone" in result.notes
+    assert "constants went into b.bias" in result.notes
+    assert_same(network, result.network, 3, 11, 8)
+    assert result.network.edits == (() if bias else ("add-bias{modules=[b]}",))
+
+
+def test_graphs_before_and_after() -> None:
+    network = traced(prepared(convolutions(bias=False), a=[1, 4]), 2, 3, 9, 9)
+    with torch.no_grad():
+        network.module.get_parameter("norm.bias").fill_(0.5)
+    result = EliminateDeadChannels()(network)
+    before, after = network.module.state_dict(), result.network.module.state_dict()
+    assert set(after) - set(before) == {"b.bias"}
+    assert {key: tuple(t.shape) for key, t in after.items() if t.dim() > 1} == {
+        "a.weight": (4, 3, 3, 3), "b.weight": (4, 4, 3, 3), "head.weight": (2, 4, 1, 1),
+    }  # fmt: skip
+    code = [str(node.target) for place in graphs(result.network.module) for node in place.graph.nodes if node.op == "call_module"]
+    assert code == ["a", "norm", "act", "b", "head"]
+
+
+@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"dilation": 2}, {"groups": 2}, {"padding_mode": "reflect", "padding": 1}])
+def test_strides_groups_and_paddings_that_are_no_zeros(options: dict[str, Any]) -> None:
+    network = traced(prepared(convolutions(act=nn.Sigmoid, **options), a=[1, 4]), 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert result.network.parameter_count < network.parameter_count or options == {"groups": 2}
+    assert_same(network, result.network, 3, 9, 12)
+
+
+def test_padding_with_zeros_leaves_other_constants_alone() -> None:
+    model = prepared(convolutions(padding=1), a=[0, 1, 2])
+    with torch.no_grad():
+        model.get_parameter("norm.bias").copy_(torch.tensor([-1.0, 1.0, -2.0, 0.1, 0.1, 0.1]))
+        model.get_parameter("a.bias").zero_()
+        model.get_submodule("norm").running_mean.zero_()  # type: ignore[operator]
+    network = traced(model, 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (1, 3, 4, 5)  # ReLU makes zeros of the two negative ones
+    assert result.notes[-1] == "a: 1 units are constant and stay: b pads with zeros, and its constant is not zero"
+    assert_same(network, result.network, 3, 7, 7)
+
+
+def test_nobody_listens() -> None:
+    model = prepared(convolutions(padding=1))
+    with torch.no_grad():
+        model.get_parameter("b.weight")[:, [2, 3]] = 0
+    network = traced(model, 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (0, 1, 4, 5)
+    assert_same(network, result.network, 3, 7, 7)
+    assert all(torch.equal(t, network.module.state_dict()[key]) for key, t in result.network.regrow().module.state_dict().items())
+
+
+def test_what_has_gone_silences_others() -> None:
+    """Back to front, nobody listens; front to back, nothing comes."""
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3))
+    randomise(model.double())
+    with torch.no_grad():
+        model.get_parameter("6.weight")[:, 0] = 0
+        model.get_parameter("4.weight")[1:, 1] = 0  # only unit 0 of layer 4 listens to unit 1 of layer 2
+        model.get_parameter("0.weight")[3] = 0
+        model.get_parameter("2.weight")[4] = 0
+        model.get_parameter("2.weight")[4, 3] = 1.0  # only what is constant itself makes unit 4 of layer 2
+    network = traced(model, 2, 4)
+    result = EliminateDeadChannels()(network)
+    assert (units(result, "0"), units(result, "2"), units(result, "4")) == ((0, 1, 2, 4, 5), (0, 2, 3, 5), (1, 2, 3, 4, 5))
+    assert_same(network, result.network, 4)
+    assert not EliminateDeadChannels()(result.network).modified
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.a, self.b = nn.Conv2d(6, 5, 3, padding=1, bias=False), nn.Conv2d(5, 6, 3, padding=1, bias=False)
+        self.head = nn.Linear(6, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.b(F.relu(self.a(x))))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def test_a_unit_of_a_residual_stream_is_dead_only_when_all_its_producers_are() -> None:
+    network = traced(prepared(Residual(), stem=[1], b=[2]), 2, 3, 6, 6)
+    assert not EliminateDeadChannels()(network).modified
+    model = prepared(Residual(), stem=[1, 2], b=[1, 2])
+    with torch.no_grad():
+        model.get_parameter("stem.bias")[1:3] = torch.tensor([0.0, 0.7])
+    network = traced(model, 2, 3, 6, 6)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "stem") == (0, 2, 3, 4, 5)
+    assert result.notes[-1] == "stem: 1 units are constant and stay: a pads with zeros, and its constant is not zero"
+    with torch.no_grad():
+        network.module.get_parameter("a.weight")[:, 2] = 0
+    result = EliminateDeadChannels()(network)
+    assert units(result, "stem") == (0, 3, 4, 5) and "constants went into head.bias" in result.notes
+    assert_same(network, result.network, 3, 5, 9)
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.norm = nn.LayerNorm(8)
+        self.up, self.down = nn.Linear(8, 12), nn.Linear(12, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(x, x, x, need_weights=False)[0]
+        out: Tensor = x + self.down(F.gelu(self.up(self.norm(x))))
+        return out
+
+
+def test_a_transformer_loses_hidden_units_and_keeps_what_norms_look_at() -> None:
+    model = prepared(Attention(), up=[0, 5, 7])
+    network = traced(model, 2, 5, 8)
+    result = EliminateDeadChannels()(network)
+    assert len(units(result, "up")) == 9
+    assert_same(network, result.network, 4, 8)
+
+    class Normed(nn.Sequential):
+        pass
+
+    stream = prepared(Normed(nn.Linear(4, 6), nn.LayerNorm(6), nn.Linear(6, 3)))
+    with torch.no_grad():
+        stream.get_parameter("0.weight")[2] = 0
+    result = EliminateDeadChannels()(traced(stream, 2, 4))
+    assert not result.modified
+    assert result.notes == ("0: 1 units are constant and stay: a norm takes its statistics over it",)
+
+
+def test_a_dead_group_keeps_one_unit() -> None:
+    network = traced(prepared(convolutions(), a=[0, 1, 2, 3, 4, 5]), 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (0,)
+    assert "a: a dead unit stays, as the group would be left without any" in result.notes
+    assert_same(network, result.network, 3, 8, 8)
+
+
+def test_a_layer_that_is_called_twice_takes_one_constant() -> None:
+    class Twice(nn.Module):
+        def __init__(self, shift: float) -> None:
+            super().__init__()
+            self.a, self.b, self.head = nn.Linear(4, 5), nn.Linear(5, 5), nn.Linear(5, 3)
+            self.shift = shift
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            out: Tensor = self.head(self.b(torch.sigmoid(x)) + self.b(torch.sigmoid(x + self.shift)))
+            return out
+
+    same = EliminateDeadChannels()(traced(prepared(Twice(0.0), a=[1]), 2, 4))
+    assert same.modified and units(same, "a") == (0, 2, 3, 4)
+    other = EliminateDeadChannels()(traced(prepared(Twice(1.0), a=[1]), 2, 4))
+    assert not other.modified
+    assert other.notes == ("a: 1 units are constant and stay: b is called several times, with other constants",)
+
+
+def test_a_bias_that_is_not_the_layers_own_stays() -> None:
+    class Shared(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 5), nn.Linear(5, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(torch.sigmoid(self.a(x))) * self.b.bias
+            return out
+
+    result = EliminateDeadChannels()(traced(prepared(Shared(), a=[1]), 2, 4))
+    assert result.notes == ("a: 1 units are constant and stay: the bias of b is not its own",)
+
+
+def test_numbers_from_sizes_are_no_constants() -> None:
+    """Traced on one image size, the constant would be another one on the next."""
+
+    class Sized(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 5, 1), nn.Conv2d(5, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.b(self.a(x) * x.shape[2])
+            return out
+
+    network = traced(prepared(Sized(), a=[1]), 2, 3, 4, 4)
+    assert not EliminateDeadChannels()(network).modified
+
+
+def test_in_place_changes_of_views_are_seen() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.a(x)
+            y[:, :3].mul_(x[:, :3].sum(1, keepdim=True)).add_(x[:, :1])
+            out: Tensor = self.b(y)
+            return out
+
+    network = traced(prepared(Written(), a=[1, 4]), 2, 4)
+    result = EliminateDeadChannels()(network)
+    assert_same(network, result.network, 4)
+    assert 1 in units(result, "a") if any(group.name == "a" for group in result.network.groups) else not result.modified
+
+
+def test_excluded_groups_stay() -> None:
+    network = traced(prepared(convolutions(), a=[1]), 2, 3, 9, 9)
+    assert not EliminateDeadChannels(exclude=("a*",))(network).modified
+    text = "mask{sparsity=0.98},apply-masks,eliminate-dead-channels{exclude=[head]}"
+    assert str(Pipeline.parse(text)) == text
+
+
+# ---- together with others -----------------------------------------------------------------------------------------------------------
+
+
+def test_goes_together_with_masks_shrink_regrow_save_and_load(tmp_path: Path) -> None:
+    model = prepared(convolutions(bias=False, act=nn.Sigmoid), a=[0])
+    network = Mask(sparsity=0.4, exclude=("head",))(traced(model, 2, 3, 9, 9)).network.shrink({"b": [0, 2, 3]})
+    result = EliminateDeadChannels()(network)
+    small = result.network
+    assert result.modified and 0 not in units(result, "a")
+    assert all(mask.shape == small.module.get_parameter(key).shape for key, mask in small.masks.items())
+    assert fxsparse.verify(small.regrow(), small).max_error < 1e-12
+    regrown = small.regrow({"a": [0]})
+    assert difference(network, regrown) < 1e-12, "what is grown back says nothing"
+    fxsparse.save(small, tmp_path / "out", journal=True)
+    again = fxsparse.load(tmp_path / "out", convolutions(bias=False, act=nn.Sigmoid).double().eval())
+    assert again.edits == ("add-bias{modules=[b]}",)
+    assert difference(small, again) == 0.0
+    assert again.masks.keys() == small.masks.keys()
+
+
+# ---- over random networks -----------------------------------------------------------------------------------------------------------
+
+
+def check(network: RandomNetwork, seed: int) -> bool:
+    """Eliminates, and compares with the masked network on inputs that the pass has not seen; whether something went."""
+    call = network.example_inputs(2, seed, torch.float64)
+    model = silence(network.build(seed).double(), seed)
+    before = fxsparse.trace(model, call.args, call.kwargs)
+    result = EliminateDeadChannels()(before)
+    assert result.modified == (result.network.living != before.living)
+    for other in range(2):
+        args, kwargs = network.example_inputs(2, seed + 1 + other, torch.float64)
+        with torch.no_grad():
+            expected = [leaf for leaf in tree_leaves(model(*args, **kwargs)) if isinstance(leaf, Tensor)]
+            for each in (result.network, result.network.regrow()):
+                got = [leaf for leaf in tree_leaves(each(*args, **kwargs)) if isinstance(leaf, Tensor)]
+                for a, b in zip(expected, got, strict=True):
+                    torch.testing.assert_close(b, a, rtol=1e-9, atol=1e-10, equal_nan=True)
+    return result.modified
+
+
+@settings(max_examples=5_000 if NIGHTLY else 25)
+@given(networks(max_ops=30 if NIGHTLY else 10), st.integers(0, 1000))
+def test_random_networks_compute_what_the_masked_ones_do(network: RandomNetwork, seed: int) -> None:
+    note(repr(network))
+    check(network, seed)
+
+
+@settings(max_examples=2_000 if NIGHTLY else 15)
+@given(networks(max_ops=12, families=["convolutions", "normalisations", "activations", "joins", "resizing"]), st.integers(0, 1000))
+def test_random_convolutions_with_any_padding_and_stride(network: RandomNetwork, seed: int) -> None:
+    note(repr(network))
+    check(network, seed)
+
+
+def test_the_check_sees_a_wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if pads were no zeros: the border would be wrong, and the pass says so instead of returning it."""
+    right = constant_rules.channel_constants
+
+    def wrong(step: Any) -> Any:
+        found = right(step)
+        return None if found is None else (found[0], found[1], found[1])
+
+    monkeypatch.setattr(dead_channels, "channel_constants", wrong)
+    network = traced(prepared(convolutions(padding=1, act=nn.Sigmoid), a=[1]), 2, 3, 9, 9)
+    with pytest.raises(VerificationError, match="changed the network's outputs by"):
+        EliminateDeadChannels()(network)
+    monkeypatch.setattr(eliminate_dead_channels, "require_same_function", lambda *given: None)
+    result = EliminateDeadChannels()(network)
+    assert difference(network, result.network) > 1e-3

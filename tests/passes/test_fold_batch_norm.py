@@ -1,0 +1,213 @@
+"""Batch norms that fold, batch norms that stay, and what folding goes together with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsparse
+from fxsparse.passes import Pipeline
+from fxsparse.passes.equality import difference
+from fxsparse.passes.fold_batch_norm import FoldBatchNorm
+from fxsparse.surgery.graphs import graphs
+from tests.networks.randomise import randomise
+
+
+class Net(nn.Module):
+    """Layers by name, and a forward pass over them."""
+
+    def __init__(self, forward: Callable[[Any, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        self.__dict__["function"] = forward
+
+    def forward(self, x: Tensor) -> Tensor:
+        function: Callable[[Any, Tensor], Tensor] = self.__dict__["function"]
+        return function(self, x)
+
+
+def made(module: nn.Module, *shape: int) -> fxsparse.Network:
+    return fxsparse.trace(randomise(module.double()), torch.randn(*shape, dtype=torch.float64))
+
+
+def calls(network: fxsparse.Network) -> list[str]:
+    """What the graphs call, in order."""
+    return [f"{place.mode} {node.target}" for place in graphs(network.module) for node in place.graph.nodes if node.op.startswith("call")]
+
+
+FOLDS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "conv": (lambda: nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU()), (2, 3, 8, 8)),
+    "conv-without-bias": (lambda: nn.Sequential(nn.Conv1d(4, 6, 3, groups=2, bias=False), nn.BatchNorm1d(6)), (2, 4, 9)),
+    "depthwise": (lambda: nn.Sequential(nn.Conv3d(4, 8, 2, groups=4), nn.BatchNorm3d(8, affine=False)), (2, 4, 4, 4, 4)),
+    "transposed": (lambda: nn.Sequential(nn.ConvTranspose2d(4, 6, 3, stride=2, groups=2), nn.BatchNorm2d(6)), (2, 4, 5, 5)),
+    "linear": (lambda: nn.Sequential(nn.Linear(4, 6, bias=False), nn.BatchNorm1d(6, eps=0.1)), (5, 4)),
+    "before-conv": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, groups=2, bias=False)), (2, 4, 8, 8)),
+    "before-reflected": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 3, padding=1, padding_mode="reflect")), (2, 4, 8, 8)),
+    "before-same": (lambda: nn.Sequential(nn.BatchNorm2d(4), nn.Conv2d(4, 6, 1, padding="same")), (2, 4, 8, 8)),
+    "before-linear": (lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm1d(4), nn.Linear(4, 3)), (5, 4)),
+    "two-in-a-row": (lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.BatchNorm2d(4)), (2, 3, 4, 4)),
+    "around": (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), (2, 3, 6, 6)),
+}
+
+
+@pytest.mark.parametrize("name", FOLDS)
+def test_folds_and_computes_the_same(name: str) -> None:
+    build, shape = FOLDS[name]
+    network = made(build(), *shape)
+    result = FoldBatchNorm()(network)
+    assert result.modified and all("is folded into" in note for note in result.notes), result.notes
+    assert difference(network, result.network) < 1e-13
+    assert not [key for key in result.network.module.state_dict() if "running" in key]
+    assert not [m for m in result.network.module.modules() if isinstance(m, nn.modules.batchnorm._NormBase)]
+    again = FoldBatchNorm()(result.network)
+    assert not again.modified and again.network is result.network
+
+
+def test_graphs_before_and_after() -> None:
+    network = made(FOLDS["conv"][0](), 2, 3, 8, 8)
+    assert calls(network) == ["eval 0", "eval 1", "eval 2"]
+    result = FoldBatchNorm()(network)
+    assert calls(result.network) == ["eval 0", "eval 2"]
+    assert list(result.network.module.state_dict()) == ["0.weight", "0.bias"]
+    assert result.notes == ("1 is folded into 0",)
+
+
+class Functional(nn.Module):
+    """The code asks for its mode, so that there are two graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3, bias=False)
+        self.scale, self.shift = nn.Parameter(torch.ones(6)), nn.Parameter(torch.zeros(6))
+        self.register_buffer("running_mean", torch.zeros(6))
+        self.register_buffer("running_var", torch.ones(6))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        x = F.batch_norm(x, self.running_mean, self.running_var, self.scale, self.shift, self.training, 0.1, 1e-3)  # type: ignore[arg-type]
+        return F.relu(x)
+
+
+def test_functional_norms_go_from_both_graphs() -> None:
+    network = made(Functional(), 2, 3, 8, 8)
+    result = FoldBatchNorm()(network)
+    assert len(list(graphs(result.network.module))) == 2
+    assert not any("batch_norm" in call for call in calls(result.network))
+    assert difference(network, result.network) < 1e-13
+    assert set(result.network.module.state_dict()) == {"conv.weight", "conv.bias"}
+    result.network.module.train()
+    assert torch.isfinite(result.network(torch.randn(2, 3, 8, 8, dtype=torch.float64))).all()
+
+
+def twice(net: Any, x: Tensor) -> Tensor:
+    y = net.conv(x)
+    out: Tensor = net.norm(y) + y
+    return out
+
+
+STAYS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], str]] = {
+    "other-reader": (
+        lambda: Net(twice, conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)), (2, 3, 4, 4), "its input conv has other readers",
+    ),
+    "no-layer": (lambda: nn.Sequential(nn.ReLU(), nn.BatchNorm2d(3), nn.ReLU()), (2, 3, 4, 4), "is no convolution and no linear layer"),
+    "padding": (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)), (2, 3, 6, 6), "1 pads with zeros"),
+    "same": (lambda: nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding="same")), (2, 3, 6, 6), "1 pads with zeros"),
+    "before-transposed": (
+        lambda: nn.Sequential(nn.BatchNorm2d(3), nn.ConvTranspose2d(3, 4, 3)), (2, 3, 6, 6), "1 is a transposed convolution",
+    ),
+    "no-statistics": (
+        lambda: nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4, track_running_stats=False)), (2, 3, 4, 4), "takes those of each batch",
+    ),
+    "other-axis": (lambda: nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(4)), (2, 4, 6), "does not normalise the channels of 0"),
+    "parametrized": (
+        lambda: nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1)), nn.BatchNorm2d(4)), (2, 3, 4, 4), "parametrized",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_stays_says_why(name: str) -> None:
+    build, shape, reason = STAYS[name]
+    network = made(build(), *shape)
+    result = FoldBatchNorm()(network)
+    assert not result.modified and result.network is network
+    assert len(result.notes) == 1 and reason in result.notes[0] and " stays: " in result.notes[0]
+
+
+def test_a_layer_that_is_called_twice_stays() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        out: Tensor = net.conv(net.norm(net.conv(x)))
+        return out
+
+    network = made(Net(forward, conv=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3)), 2, 3, 4, 4)
+    result = FoldBatchNorm()(network)
+    assert not result.modified
+    assert result.notes == (
+        "norm stays: conv.weight is used by conv_1 in eval mode as well, and conv.weight is used by conv in eval mode as well",
+    )
+
+
+def test_a_layer_with_a_tied_weight_stays() -> None:
+    module = Net(lambda net, x: net.norm(net.a(x)) + net.b(x), a=nn.Conv2d(3, 3, 1), b=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3))
+    module.get_submodule("b").weight = module.get_submodule("a").weight
+    result = FoldBatchNorm()(made(module, 2, 3, 4, 4))
+    assert result.notes[0].startswith("norm stays: a.weight is tied to another tensor")
+
+
+def test_a_norm_that_is_watched_stays() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
+    module[1].register_forward_hook(lambda *args: None)
+    assert FoldBatchNorm()(made(module, 2, 3, 4, 4)).notes == ("1 stays: hooks watch it",)
+
+
+def test_excluded_norms_stay() -> None:
+    network = made(FOLDS["around"][0](), 2, 3, 6, 6)
+    result = FoldBatchNorm(exclude=("2",))(network)
+    assert result.notes == ("0 is folded into 1", "2 stays: '2' excludes it")
+    assert str(FoldBatchNorm(exclude=("2",))) == 'fold-batch-norm{exclude=["2"]}'
+    assert str(Pipeline.parse('fold-batch-norm{exclude=["2"]}')) == 'fold-batch-norm{exclude=["2"]}'
+
+
+class Block(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.a, self.norm = nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = F.relu(x + self.norm(self.a(x)))
+        out: Tensor = self.head(x.mean((2, 3)))
+        return out
+
+
+def test_goes_together_with_shrink_regrow_save_and_load(tmp_path: Path) -> None:
+    model = randomise(Block().double())
+    network = fxsparse.trace(model, torch.randn(2, 3, 8, 8, dtype=torch.float64))
+    keep = {"stem.0": [1, 2, 5]}
+    one = FoldBatchNorm()(network.shrink(keep)).network
+    other = FoldBatchNorm()(network).network.shrink(keep)
+    for key, tensor in one.module.state_dict().items():
+        torch.testing.assert_close(tensor, other.module.state_dict()[key])
+    assert fxsparse.verify(one.regrow(), one).max_error < 1e-12
+    assert difference(network, one.regrow()) < 1e-13
+    fxsparse.save(one, tmp_path / "out", journal=True)
+    again = fxsparse.load(tmp_path / "out", Block().double().eval())
+    assert again.edits == ("fold-batch-norm",)
+    assert all(torch.equal(again.module.state_dict()[key], tensor) for key, tensor in one.module.state_dict().items())
+    assert difference(network, again.regrow()) < 1e-13
+
+
+def test_input_is_left_alone() -> None:
+    model = randomise(Block())
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    FoldBatchNorm()(fxsparse.trace(model, torch.randn(2, 3, 8, 8)))
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
