@@ -16,6 +16,7 @@ from fxsparse.surgery.plan import nearest
 OURS: dict[str, tuple[str, str]] = {
     "simplify": ("simplify", "Simplify"),
     "prune": ("prune", "Prune"),
+    "lower-onnx": ("lower_onnx", "LowerOnnx"),
     "regrow": ("regrow", "Regrow"),
     "eliminate-dead-channels": ("eliminate_dead_channels", "EliminateDeadChannels"),
     "add-bias": ("add_bias", "AddBias"),

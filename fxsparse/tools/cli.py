@@ -8,6 +8,8 @@ import typer
 from rich.console import Console
 
 from fxsparse.errors import Error
+from fxsparse.tools.bench import bench
+from fxsparse.tools.export import export
 from fxsparse.tools.inspect import inspect
 from fxsparse.tools.prune import prune
 from fxsparse.version import __version__
@@ -21,6 +23,8 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(prune)
+app.command()(export)
+app.command()(bench)
 
 
 def _show_version(value: bool) -> None:

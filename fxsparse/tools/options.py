@@ -11,6 +11,7 @@ import typer
 
 from fxsparse.models import build
 from fxsparse.network import Network, trace
+from fxsparse.saving import load
 
 Model = Annotated[
     str, typer.Argument(metavar="MODEL", help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory.")
@@ -21,18 +22,19 @@ Weights = Annotated[
 Shape = Annotated[
     str | None, typer.Option("--input", metavar="2,3,224,224", help="Shape of the example input, instead of the model's own.")
 ]
+Saved = Annotated[Path | None, typer.Option("--saved", help="A folder that fxsparse saved from this model, instead of the model itself.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
 
 
-def traced(model: str, weights: Path | None, shape: str | None, threads: int | None) -> Network:
+def traced(model: str, weights: Path | None, shape: str | None, threads: int | None, saved: Path | None = None) -> Network:
     """The model that the shared options describe, as a Network."""
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model's own library says about itself
         loaded = build(model, weights, shape=_shape(shape))
-        return trace(loaded.model, loaded.inputs)
+        return trace(loaded.model, loaded.inputs, loaded.kwargs) if saved is None else load(saved, loaded.model)
 
 
 def _shape(text: str | None) -> list[int] | None:

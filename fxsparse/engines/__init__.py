@@ -1,0 +1,8 @@
+"""Where a network runs: ONNX Runtime, TensorRT, torch.compile; one interface, one way to measure."""
+
+from fxsparse.engines.base import Built, Engine
+from fxsparse.engines.measure import Timing, compare, ratio
+from fxsparse.engines.onnx_export import OnnxReport, export_onnx
+from fxsparse.engines.table import engine, engine_names
+
+__all__ = ["Built", "Engine", "OnnxReport", "Timing", "compare", "engine", "engine_names", "export_onnx", "ratio"]
