@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from fxsparse.errors import BudgetError
 
 UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1.0, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9}
+UNITS |= {"ms": 1.0, "us": 1e-3, "s": 1e3}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +28,7 @@ class Amount:
     @classmethod
     def parse(cls, value: float | int | str, what: str) -> Amount:
         if isinstance(value, str):
-            found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kKMGB]{0,2}|%)\s*", value)
+            found = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([kKMGBmus]{0,2}|%)\s*", value)
             if not found or (found[2] not in UNITS and found[2] != "%"):
                 raise BudgetError(f"{what}={value!r} is no amount; write a share such as 0.5 or 50%, or a number such as 2.5M")
             number = float(found[1])

@@ -14,7 +14,7 @@ from fxsparse.errors import BudgetError
 
 Scope = Literal["global", "local", "isomorphic"]
 STAGES = 12  # how often costs are looked at again on the way
-HALVINGS = 40
+FULL, NEAR = 0.999, 0.99  # of the target: where there is nothing more to do, and what counts as reached
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,9 @@ class Search:
     classes: Mapping[int, object] = field(default_factory=dict)  # position -> what groups must share to be ranked together
 
 
-class _Walk:
+class Walk:
+    """Widths on their way down."""
+
     def __init__(self, search: Search) -> None:
         self.search = search
         self.positions = list(search.groups)
@@ -143,28 +145,48 @@ class _Walk:
         return -self.widths[p] / self.search.start[p] if self.search.scope == "local" else loss
 
     def _fill_up(self) -> None:
+        """What is left of the budget goes to the groups that can use it: to the best first, and to whom it fits."""
         measure, target = self.search.measure, self.search.target
         closed: set[int] = set()
-        while True:
+        while measure(self.widths) < FULL * target:
             options = []
             for p in self.positions:
                 higher = self.levels[p][self.levels[p] > self.widths[p]]
                 if len(higher) and p not in closed:
                     gain = self.ranked[p][int(self.widths[p]) : int(higher[0])].mean()
                     options.append((-gain if self.search.scope == "global" else self.widths[p] / self.search.start[p], p, float(higher[0])))
-            if not options or measure(self.widths) >= 0.999 * target:
-                return
+            if not options:
+                break
             _, p, width = min(options)
             before = self.widths[p]
             self.widths[p] = width
             if measure(self.widths) > target:
                 self.widths[p] = before
                 closed.add(p)
+        if measure(self.widths) < NEAR * target:
+            self._exchange()
+
+    def _exchange(self) -> None:
+        """Where whole steps are coarse: one step less of one group for steps more of another, when that comes nearer to the target."""
+        measure, target = self.search.measure, self.search.target
+        best, widths = measure(self.widths), self.widths
+        for p in self.positions:
+            lower = self.levels[p][self.levels[p] < self.widths[p]]
+            for q in self.positions if len(lower) else []:
+                tried = self.widths.copy()
+                tried[p] = lower[-1]
+                for level in self.levels[q][self.levels[q] > self.widths[q]][:8].tolist() if q != p else []:
+                    tried[q] = level
+                    if best < (reached := measure(tried)) <= target:
+                        best, widths = reached, tried.copy()
+            if best >= NEAR * target:
+                break
+        self.widths = widths
 
 
 def widths_for(search: Search) -> Widths:
     """Widths whose measure is at most the target, and as near to it as whole steps allow."""
-    walk = _Walk(search)
+    walk = Walk(search)
     now, least = search.measure(search.start), search.measure(walk.floor())
     if search.target >= now:
         return search.start

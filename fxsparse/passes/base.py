@@ -24,6 +24,7 @@ class Context:
     data: Iterable[Any] | None = None  # batches: (inputs, targets), or inputs alone
     loss: Callable[..., Tensor] | None = None  # (outputs, targets) -> loss; cross-entropy when nothing is said
     between: Callable[[Network], Network] | None = None  # called between the steps of an iterative pass, to train on
+    progress: Callable[[int, int], object] | None = None  # of long work: done, in all
     watchers: tuple[Watcher, ...] = ()  # called after each pass of a pipeline; see fxsparse.passes.instrumentation
 
 

@@ -17,6 +17,7 @@ from fxsparse.errors import BudgetError, PassError, VerificationError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import aligned_steps, chosen
+from fxsparse.passes.prune_latency import prune_to_latency
 from fxsparse.surgery.plan import nearest
 
 ENGINE_ALIGN = {"onnxruntime": 8, "tensorrt": 8, "inductor": 8}  # channels that fill a vector register or a tensor core's tile
@@ -78,6 +79,8 @@ class Prune(Pass):
             raise PassError(f"prune has nothing to remove: all groups are protected ({'; '.join(reasons[:3])})")
 
     def run(self, network: Network, context: Context) -> PassResult:
+        if self.budget == "latency":
+            return self._to_latency(network, context)
         meter = Meter(network.origin.structure, self.budget)
         first = meter(meter.widths(network.living))
         target = Amount.parse(getattr(self, self.budget), self.budget).of(first)
@@ -90,6 +93,24 @@ class Prune(Pass):
             if context.between is not None and step < self.steps:
                 result = context.between(result)
         return PassResult(result, True, (*self._reached(meter, first, target, result), *changes(network, result), *self._left(network)))
+
+    def _to_latency(self, network: Network, context: Context) -> PassResult:
+        assert self.latency is not None
+        free, _ = chosen(network, self.only, self.protect)
+        scores = self.scores(network, free, context)
+        found = prune_to_latency(
+            network,
+            self.latency,
+            scores,
+            lambda step: self.limits(network, free, step if self.align in (1, "auto") else int(self.align)),
+            lambda widths: best(network, scores, widths),
+            self.engine or "onnxruntime",
+            self.threads,
+            context.progress,
+        )
+        modified = found.network is not network
+        left = (*changes(network, found.network), *self._left(network)) if modified else ()
+        return PassResult(found.network, modified, (*found.notes(), *left))
 
     def _shrunk(self, network: Network, meter: Meter, target: float, context: Context) -> Network:
         free, _ = chosen(network, self.only, self.protect)
@@ -115,9 +136,10 @@ class Prune(Pass):
         """What the criterion says of the groups that may change."""
         return scored(as_criterion(self.criterion, self.seed), network, [g.name for g in free], Data(context.data, context.loss))
 
-    def limits(self, network: Network, free: list[Group]) -> Limits:
+    def limits(self, network: Network, free: list[Group], align: int | None = None) -> Limits:
         """How far each group may shrink, and in which steps."""
-        align = ENGINE_ALIGN.get(self.engine or "onnxruntime", 1) if self.align == "auto" else self.align
+        if align is None:
+            align = ENGINE_ALIGN.get(self.engine or "onnxruntime", 1) if self.align == "auto" else self.align
         whole = {group.name: len(network.origin.structure.classes[group.name]) for group in free}
         least = {name: max(self.min_units, int(np.ceil(round((1 - self.max_ratio) * count, 9)))) for name, count in whole.items()}
         return Limits(least, aligned_steps(network, free, align))

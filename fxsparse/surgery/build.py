@@ -7,6 +7,7 @@ predicts, operator by operator.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -117,6 +118,9 @@ class Builder:
         meta.train(mode == "train")
         twins = {id(m): (name, self.module.get_submodule(name)) for name, m in meta.named_modules(remove_duplicate=False)}
         seen: dict[tuple[str, str], int] = {}
+        for name, module in meta.named_modules():
+            if isinstance(module, nn.modules.instancenorm._InstanceNorm):
+                module.register_forward_pre_hook(functools.partial(_take_width, self.module.get_submodule(name)))
 
         def on_node(module: nn.Module, node: fx.Node, run: Callable[[], Any], values: dict[fx.Node, Any]) -> Any:
             name, twin = twins[id(module)]
@@ -189,6 +193,11 @@ class Builder:
 def _meta(tensor: Tensor) -> Tensor:
     made = tensor.detach().to("meta")
     return nn.Parameter(made, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _take_width(real: Any, module: Any, args: tuple[Tensor, ...]) -> None:
+    """An instance norm without tensors knows its width from its input alone."""
+    module.num_features = real.num_features = args[0].shape[args[0].dim() - module._get_no_batch_dim()]
 
 
 def _erase_dead_views(graph: fx.Graph, names: set[str | None]) -> None:

@@ -1,0 +1,94 @@
+"""Pruning to a measured latency: tables predict, the engine decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from fxsparse.budgets.amounts import Amount
+from fxsparse.budgets.latency import LatencyMeter
+from fxsparse.budgets.latency_search import widths_for_latency
+from fxsparse.budgets.latency_table import LatencyTable, Progress
+from fxsparse.budgets.search import Limits, Search
+from fxsparse.criteria.base import Scores
+from fxsparse.engines import compare, engine
+from fxsparse.engines.base import Engine, fresh_inputs
+from fxsparse.network import Network
+
+TRIES = 5
+NEAR = 0.03
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A network at a target, with what was predicted and measured, in milliseconds."""
+
+    network: Network
+    before: float
+    target: float
+    predicted: float
+    after: float
+    step: int
+
+    def notes(self) -> list[str]:
+        off = self.after / self.target - 1
+        return [
+            f"latency {self.before:.3g} -> {self.after:.3g} ms measured ({self.after / self.before:.1%}; {self.target:.3g} ms asked for, "
+            f"{off:+.1%}; {self.predicted:.3g} ms predicted), widths in steps of {self.step}"
+        ]
+
+
+def prune_to_latency(
+    network: Network,
+    said: float | int | str,
+    scores: Mapping[str, Scores],
+    limits: Callable[[int], Limits],
+    best: Callable[[Mapping[str, int]], Mapping[str, Sequence[int]]],
+    engine_name: str,
+    threads: int,
+    progress: Progress | None = None,
+) -> Measured:
+    """The network at a latency. Predictions are corrected by measurements until the measured latency is within 3 % of the target."""
+    on = engine(engine_name, threads=threads)
+    before = _latency(on, {"": network})[""]
+    meter = LatencyMeter(network.origin.structure, LatencyTable.open(on), progress)
+    start = meter.widths(network.living)
+    meter.calibrate(start, before)
+    target = Amount.parse(said, "latency").of(before)
+    if target >= before:
+        return Measured(network, before, target, meter(start), before, meter.step)
+    found = None
+    tried = [(meter(start), before)]  # what was aimed at, what came out
+    for _ in range(TRIES):
+        aim = _next_aim(tried, target)
+        search = Search(meter, start, {meter.position[n]: s for n, s in scores.items()}, meter.names, aim, limits(meter.step))
+        widths = widths_for_latency(search)
+        small = network.shrink(best(dict(zip(meter.names, widths.astype(int).tolist(), strict=True))))
+        times = _latency(on, {"before": network, "after": small})
+        ratio = times["after"] / times["before"]  # of the same moments; the machine may have become slower since
+        made = Measured(small, before, target, meter(widths), ratio * before, meter.step)
+        if found is None or abs(made.after - target) < abs(found.after - target):
+            found = made
+        if abs(found.after / target - 1) <= NEAR:
+            break
+        tried.append((aim, made.after))
+    assert found is not None
+    return found
+
+
+def _next_aim(tried: list[tuple[float, float]], target: float) -> float:
+    """What to aim at so that the target comes out: the line through the two nearest points, on logarithmic scales."""
+    below = max((each for each in tried if each[1] <= target), key=lambda each: each[1], default=None)
+    above = min((each for each in tried if each[1] > target), key=lambda each: each[1], default=None)
+    if below is None or above is None or below[0] >= above[0]:
+        aim, got = min(tried, key=lambda each: abs(each[1] - target))
+        return target if len(tried) == 1 else aim * target / got
+    part = (math.log(target) - math.log(below[1])) / (math.log(above[1]) - math.log(below[1]))
+    return math.exp(math.log(below[0]) + part * (math.log(above[0]) - math.log(below[0])))
+
+
+def _latency(on: Engine, networks: Mapping[str, Network]) -> dict[str, float]:
+    built = {name: on.build(each) for name, each in networks.items()}
+    timed = compare({name: each.prepare(*fresh_inputs(each.inputs)) for name, each in built.items()}, runs=30, seconds=0.5)
+    return {name: timing.median for name, timing in timed.items()}
