@@ -132,6 +132,7 @@ def _scaled(layer: Single, inputs: int) -> int:
 
 
 def _grid(dense: int, step: int, quantum: int) -> list[int]:
+    step = min(step, max(1, dense // 4))  # a narrow layer has fewer steps than four of the engine's
     unit = max(step, quantum) if quantum == 1 or step % quantum == 0 else quantum
     found = {dense}
     for part in GRID:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from fxsparse.axes.reader import Reading
+from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.surgery.graphs import Place
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.tape import Mode, Ref
@@ -136,6 +137,18 @@ def ranks(reading: Reading) -> dict[Where, int]:
         for call in tape.calls:
             if "batch_norm" in call.name and isinstance(call.args[0], Ref):
                 found[tape.mode, call.owner.graph or "", call.owner.node or ""] = len(tape.shape(call.args[0]))
+    return found
+
+
+def overwritten(reading: Reading) -> set[Where]:
+    """Nodes that normalise what is written to in place later on: a layer that reads it directly would read something else."""
+    found: set[Where] = set()
+    for each in reading.tapes:
+        tape, memory, later = each.tape, memory_of(each.tape), set[int]()
+        for call in reversed(tape.calls):
+            if "batch_norm" in call.name and isinstance(call.args[0], Ref) and memory[call.args[0].id] in later:
+                found.add((tape.mode, call.owner.graph or "", call.owner.node or ""))
+            later |= {memory[ref.id] for ref in written(call)}
     return found
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from fxsparse.errors import VerificationError
+from fxsparse.errors import PassError, VerificationError
 from fxsparse.network import Network
 from fxsparse.surgery.reference import InDouble, run_in_double
 
@@ -45,6 +45,13 @@ def require_same_function(name: str, before: Network, after: Network) -> None:
         raise VerificationError(
             f"{name} changed the network's outputs by {found:.1e} of the largest, more than {tolerance:.0e}; this is an error in the pass"
         )
+
+
+def require_values(name: str, network: Network) -> None:
+    """Raise where the network has shapes and no weights, as on the meta device."""
+    empty = next((key for key, tensor in network.tensors().items() if tensor.is_meta), None)
+    if empty is not None:
+        raise PassError(f"{name} looks at weights, and {empty} has no values (it is on the meta device); load the weights first")
 
 
 def _inputs(network: Network, seed: int) -> Any:

@@ -14,6 +14,7 @@ from fxsparse.errors import BudgetError, Error, PassError
 from fxsparse.network import Network
 from fxsparse.passes.apply_masks import masked, require_zeros
 from fxsparse.passes.base import Context, Pass, PassResult
+from fxsparse.passes.equality import require_values
 from fxsparse.passes.recalibrate_batch_norm import inputs_of
 from fxsparse.sparsity.allocation import Layer, as_allocation
 from fxsparse.sparsity.chance import seed_of
@@ -51,6 +52,7 @@ class Mask(Pass):
     seed: int = 0
 
     def requires(self, network: Network, context: Context) -> None:
+        require_values(self.name, network)
         fixed = self._pattern().density
         if fixed is None and self.sparsity is None:
             raise PassError(f"{self.name} needs a sparsity with the pattern {self._pattern()}: the share of weights that go, as in 0.9")

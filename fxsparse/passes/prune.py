@@ -102,7 +102,7 @@ class Prune(Pass):
             network,
             self.latency,
             scores,
-            lambda step: self.limits(network, free, step if self.align in (1, "auto") else int(self.align)),
+            lambda step: self._latency_limits(network, free, step),
             lambda widths: best(network, scores, widths),
             self.engine or "onnxruntime",
             self.threads,
@@ -135,6 +135,14 @@ class Prune(Pass):
     def scores(self, network: Network, free: list[Group], context: Context) -> dict[str, Scores]:
         """What the criterion says of the groups that may change."""
         return scored(as_criterion(self.criterion, self.seed), network, [g.name for g in free], Data(context.data, context.loss))
+
+    def _latency_limits(self, network: Network, free: list[Group], step: int) -> Limits:
+        """Steps of the engine, unless others are asked for; a narrow group goes in quarters of its width."""
+        if self.align not in (1, "auto"):
+            return self.limits(network, free)
+        found = self.limits(network, free, step)
+        steps = {g.name: min(found.steps.get(g.name, 1), max(1, len(g.units) // 4)) for g in free}
+        return Limits(found.least, steps)
 
     def limits(self, network: Network, free: list[Group], align: int | None = None) -> Limits:
         """How far each group may shrink, and in which steps."""

@@ -10,10 +10,12 @@ from fxsparse.budgets.amounts import Amount
 from fxsparse.budgets.latency import LatencyMeter
 from fxsparse.budgets.latency_search import widths_for_latency
 from fxsparse.budgets.latency_table import LatencyTable, Progress
+from fxsparse.budgets.meter import Widths
 from fxsparse.budgets.search import Limits, Search
 from fxsparse.criteria.base import Scores
 from fxsparse.engines import compare, engine
 from fxsparse.engines.base import Engine, fresh_inputs
+from fxsparse.errors import BudgetError
 from fxsparse.network import Network
 
 TRIES = 5
@@ -62,12 +64,11 @@ def prune_to_latency(
     tried = [(meter(start), before)]  # what was aimed at, what came out
     for _ in range(TRIES):
         aim = _next_aim(tried, target)
-        search = Search(meter, start, {meter.position[n]: s for n, s in scores.items()}, meter.names, aim, limits(meter.step))
-        widths = widths_for_latency(search)
+        widths, step = _widths(meter, start, {meter.position[n]: s for n, s in scores.items()}, aim, limits)
         small = network.shrink(best(dict(zip(meter.names, widths.astype(int).tolist(), strict=True))))
         times = _latency(on, {"before": network, "after": small})
         ratio = times["after"] / times["before"]  # of the same moments; the machine may have become slower since
-        made = Measured(small, before, target, meter(widths), ratio * before, meter.step)
+        made = Measured(small, before, target, meter(widths), ratio * before, step)
         if found is None or abs(made.after - target) < abs(found.after - target):
             found = made
         if abs(found.after / target - 1) <= NEAR:
@@ -77,11 +78,25 @@ def prune_to_latency(
     return found
 
 
+def _widths(
+    meter: LatencyMeter, start: Widths, scores: Mapping[int, Scores], aim: float, limits: Callable[[int], Limits]
+) -> tuple[Widths, int]:
+    """Widths in the engine's steps; a network too narrow for these goes in finer ones."""
+    step = meter.step
+    while True:
+        try:
+            return widths_for_latency(Search(meter, start, scores, meter.names, aim, limits(step))), step
+        except BudgetError:
+            if step == 1:
+                raise
+            step //= 2
+
+
 def _next_aim(tried: list[tuple[float, float]], target: float) -> float:
     """What to aim at so that the target comes out: the line through the two nearest points, on logarithmic scales."""
-    below = max((each for each in tried if each[1] <= target), key=lambda each: each[1], default=None)
-    above = min((each for each in tried if each[1] > target), key=lambda each: each[1], default=None)
-    if below is None or above is None or below[0] >= above[0]:
+    above = min((each for each in tried if each[1] > target), default=None)
+    below = max((each for each in tried if each[1] <= target and (above is None or each[0] < above[0])), default=None)
+    if below is None or above is None:
         aim, got = min(tried, key=lambda each: abs(each[1] - target))
         return target if len(tried) == 1 else aim * target / got
     part = (math.log(target) - math.log(below[1])) / (math.log(above[1]) - math.log(below[1]))

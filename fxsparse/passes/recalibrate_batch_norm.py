@@ -15,6 +15,7 @@ from fxsparse.errors import PassError, VerificationError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.batch_norms import BatchNorm
+from fxsparse.passes.equality import require_values
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class RecalibrateBatchNorm(Pass):
     def requires(self, network: Network, context: Context) -> None:
         if self.batches < 0:
             raise PassError(f"{self.name}: batches is a number from 0 (all of them) on, not {self.batches}")
+        require_values(self.name, network)
         if context.data is None:
             raise PassError(f"{self.name} needs data: pass batches, as in pass_(network, data=loader)")
         if not norms(network.module):

@@ -24,6 +24,11 @@ OURS: dict[str, tuple[str, str]] = {
     "mask": ("mask", "Mask"),
     "apply-masks": ("apply_masks", "ApplyMasks"),
     "fold-batch-norm": ("fold_batch_norm", "FoldBatchNorm"),
+    "insert-dyrelu": ("insert_dyrelu", "InsertDyrelu"),
+    "phase-dyrelu": ("phase_dyrelu", "PhaseDyrelu"),
+    "remove-dyrelu": ("remove_dyrelu", "RemoveDyrelu"),
+    "share-weights": ("share_weights", "ShareWeights"),
+    "unshare-weights": ("unshare_weights", "UnshareWeights"),
 }
 
 

@@ -13,7 +13,7 @@ from fxsparse.axes.reader import Reading
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.batch_norms import Where, refs
-from fxsparse.passes.constants import memory_of, written
+from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import copy_with

@@ -40,6 +40,11 @@ def apply(mask: Tensor, tensor: Tensor) -> None:
     torch.where(mask, tensor, _ZERO, out=tensor)
 
 
+def laid_out_as(tensor: Tensor, mask: Tensor) -> Tensor:
+    """The mask in the tensor's order in memory (channels last, say), as every step runs through both."""
+    return mask if mask.stride() == tensor.stride() else torch.empty_like(tensor, dtype=torch.bool).copy_(mask)
+
+
 def _spread(pattern: Pattern, units: Tensor, like: Tensor) -> Tensor:
     mask = torch.empty_like(like, dtype=torch.bool)
     return mask.copy_(pattern.spread(units, like.shape))

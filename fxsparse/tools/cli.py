@@ -12,6 +12,7 @@ from fxsparse.tools.bench import bench
 from fxsparse.tools.export import export
 from fxsparse.tools.inspect import inspect
 from fxsparse.tools.prune import prune
+from fxsparse.tools.train import train
 from fxsparse.version import __version__
 
 app = typer.Typer(
@@ -23,6 +24,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(prune)
+app.command()(train)
 app.command()(export)
 app.command()(bench)
 

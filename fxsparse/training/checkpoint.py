@@ -44,6 +44,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
+def seed_everything(seed: int) -> None:
+    """Every global random number generator begins anew. Done before each step, nothing of them needs to be saved."""
+    torch.manual_seed(seed)
+    random.seed(seed)
+    numpy.random.seed(seed % 2**32)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every global random number generator, as tensors and plain values."""
     version, numbers, spare = random.getstate()

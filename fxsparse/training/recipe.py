@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 import types
 import typing
@@ -84,9 +85,14 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
+    def to_plain(self) -> dict[str, Any]:
+        """As `to_dict`, with plain values alone: scores, schedules and the like become their text."""
+        plain: dict[str, Any] = json.loads(json.dumps(self.to_dict(), default=_text))
+        return plain
+
     def difference(self, other: Mapping[str, Any]) -> str | None:
-        """The first entry in which a run that is resumed would not be the same."""
-        mine = self.to_dict()
+        """The first entry in which a run that is resumed would not be the same; `other` is plain."""
+        mine = self.to_plain()
         return next((name for name in mine if name not in INCIDENTAL and mine[name] != other.get(name)), None)
 
     @classmethod
@@ -129,6 +135,10 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is float:
         return isinstance(value, int | float) and not isinstance(value, bool)
     return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+
+
+def _text(value: Any) -> str:
+    return str(getattr(value, "__qualname__", None) or repr(value))
 
 
 def _spoken(hint: Any) -> str:

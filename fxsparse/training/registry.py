@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 from fxsparse.errors import Error
+from fxsparse.training.iee.weights import ExploitExplore
 from fxsparse.training.methods import SET, Gradual, OneShot, RigL, Static
 from fxsparse.training.sparsifier import Sparsifier
 from fxsparse.training.straight_through import SRSTE
@@ -19,6 +21,7 @@ METHODS: dict[str, type[Sparsifier]] = {
     "gradual": Gradual,
     "one-shot": OneShot,
     "sr-ste": SRSTE,
+    "iee": ExploitExplore,
 }
 DENSE = "dense"
 
@@ -35,3 +38,8 @@ def make_sparsifier(name: str, model: nn.Module, optimizer: Optimizer, steps: in
         return METHODS[name](model, optimizer, steps=steps, **options)  # type: ignore[call-arg]
     except TypeError as error:
         raise Error(f"the method {name} does not take these options: {', '.join(options)} ({error})") from error
+
+
+def make_method(name: str, model: nn.Module, optimizer: Optimizer, steps: int, options: Mapping[str, Any], seed: int) -> Sparsifier | None:
+    """As `make_sparsifier`, with the run's seed where the options do not give another."""
+    return make_sparsifier(name, model, optimizer, steps, dict(options) if name == DENSE else {"seed": seed, **options})

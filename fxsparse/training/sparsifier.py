@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from fxsparse.errors import Error
 from fxsparse.sparsity.allocation import Allocation, as_allocation
 from fxsparse.sparsity.chance import seed_of
-from fxsparse.sparsity.masks import choose, exchange, nonzeros
+from fxsparse.sparsity.masks import choose, exchange, laid_out_as, nonzeros
 from fxsparse.sparsity.patterns import Pattern, as_pattern
 from fxsparse.sparsity.schedules import Schedule, as_schedule
 from fxsparse.sparsity.scores import Score, Weight, as_score, reads_gradient
@@ -157,7 +157,7 @@ class Sparsifier(MaskedOptimizer):
     def _install(self, masks: Mapping[str, Tensor], counts: Mapping[str, int]) -> None:
         require_counts(masks, counts)
         require_agreement(masks)
-        self.take(masks)
+        self.take({t.name: laid_out_as(t.parameter, masks[t.name]) for t in self.targets})
 
     # ---- saving, and other models -----------------------------------------------------------------------------------------------
 

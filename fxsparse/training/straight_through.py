@@ -14,6 +14,7 @@ from fxsparse.sparsity.schedules import Schedule
 from fxsparse.sparsity.scores import Weight
 from fxsparse.sparsity.targets import Target
 from fxsparse.training.sparsifier import Options, Sparsifier
+from fxsparse.training.sparsifier_state import require_fitting
 
 
 class StraightThrough(Sparsifier):
@@ -78,6 +79,12 @@ class StraightThrough(Sparsifier):
         """As for all methods; the masked weights start again from zero."""
         self.hidden = {}
         super().rebind(model, masks)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """As for all methods. What was masked before is forgotten first, or it would come to life under the masks that are loaded."""
+        require_fitting(state, type(self).__name__, self._masks)
+        self.hidden = {}
+        super().load_state_dict(state)
 
     def _split(self, masks: Mapping[str, Tensor]) -> None:
         """Show the living weights in the module and keep the others here."""

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxsparse
-from fxsparse import VerificationError
-from fxsparse.passes import Pipeline, constant_rules, dead_channels, eliminate_dead_channels
+from fxsparse import PassError, VerificationError
+from fxsparse.passes import Pipeline, eliminate_dead_channels
+from fxsparse.passes.constants import layers
+from fxsparse.passes.dead import analysis
 from fxsparse.passes.eliminate_dead_channels import EliminateDeadChannels
 from fxsparse.passes.equality import difference
 from fxsparse.passes.mask import Mask
@@ -117,6 +119,44 @@ def test_padding_with_zeros_leaves_other_constants_alone() -> None:
     assert units(result, "a") == (1, 3, 4, 5)  # ReLU makes zeros of the two negative ones
     assert result.notes[-1] == "a: 1 units are constant and stay: b pads with zeros, and its constant is not zero"
     assert_same(network, result.network, 3, 7, 7)
+
+
+class Branches(nn.Module):
+    """Two convolutions that pad, behind other functions of the same channels, and one that does not."""
+
+    def __init__(self, tied: bool = False) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(3, 6, 1)
+        self.b, self.c, self.d = nn.Conv2d(6, 4, 3, padding=1), nn.Conv2d(6, 4, 5, padding=2, stride=2), nn.Conv2d(6, 4, 2)
+        self.tied = tied
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x = self.a(x)
+        c = F.conv2d(F.relu(x - 1), self.c.weight, stride=2) if self.tied else self.d(F.softplus(x))
+        return [self.b(torch.sigmoid(x)), self.c(torch.tanh(x)), c]
+
+
+def test_in_front_of_pads_one_constant_carries_the_others() -> None:
+    model = prepared(Branches(), a=[0, 2, 3, 5])
+    with torch.no_grad():
+        model.get_parameter("a.bias").copy_(torch.tensor([0.4, 0.1, -0.9, 0.0, 0.2, 0.3]))
+    network = Mask(sparsity=0.5, include=("b", "c"))(traced(model, 2, 3, 9, 9)).network
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (0, 1, 4)
+    assert "a: unit 0 carries the constants of 3 others, as there are pads" in result.notes
+    for size in (6, 11):
+        x = torch.randn(2, 3, size, size, dtype=torch.float64)
+        for one, other in zip(network(x), result.network(x), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    for key, mask in result.network.masks.items():
+        assert not result.network.module.get_parameter(key)[~mask].any()
+    assert difference(network, result.network.regrow()) < 1e-12
+
+
+def test_constants_do_not_move_where_the_weight_has_other_uses() -> None:
+    result = EliminateDeadChannels()(traced(prepared(Branches(tied=True), a=[0, 2, 3, 5]), 2, 3, 9, 9))
+    assert not result.modified
+    assert result.notes[-1] == "a: 4 units are constant and stay: b pads with zeros, and its constant is not zero"
 
 
 def test_nobody_listens() -> None:
@@ -284,6 +324,23 @@ def test_in_place_changes_of_views_are_seen() -> None:
     assert 1 in units(result, "a") if any(group.name == "a" for group in result.network.groups) else not result.modified
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrower_numbers(dtype: torch.dtype) -> None:
+    model = prepared(convolutions(act=nn.Sigmoid, bias=False), a=[1, 4]).to(dtype)
+    network = fxsparse.trace(model, torch.randn(2, 3, 9, 9, dtype=dtype))
+    result = EliminateDeadChannels()(network)
+    assert units(result, "a") == (0, 2, 3, 5)
+    assert {p.dtype for p in result.network.module.parameters()} == {dtype}
+    assert difference(network, result.network) < (1e-6 if dtype == torch.float32 else 0.05)
+
+
+def test_weights_must_be_there() -> None:
+    with torch.device("meta"):
+        model = convolutions()
+    with pytest.raises(PassError, match=r"and a\.weight has no values"):
+        EliminateDeadChannels()(fxsparse.trace(model, torch.randn(2, 3, 9, 9)))
+
+
 def test_excluded_groups_stay() -> None:
     network = traced(prepared(convolutions(), a=[1]), 2, 3, 9, 9)
     assert not EliminateDeadChannels(exclude=("a*",))(network).modified
@@ -348,13 +405,13 @@ def test_random_convolutions_with_any_padding_and_stride(network: RandomNetwork,
 
 def test_the_check_sees_a_wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if pads were no zeros: the border would be wrong, and the pass says so instead of returning it."""
-    right = constant_rules.channel_constants
+    right = layers.channel_constants
 
     def wrong(step: Any) -> Any:
         found = right(step)
         return None if found is None else (found[0], found[1], found[1])
 
-    monkeypatch.setattr(dead_channels, "channel_constants", wrong)
+    monkeypatch.setattr(analysis, "channel_constants", wrong)
     network = traced(prepared(convolutions(padding=1, act=nn.Sigmoid), a=[1]), 2, 3, 9, 9)
     with pytest.raises(VerificationError, match="changed the network's outputs by"):
         EliminateDeadChannels()(network)

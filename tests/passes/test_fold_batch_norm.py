@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, note, settings
+from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 import fxsparse
 from fxsparse.passes import Pipeline
 from fxsparse.passes.equality import difference
 from fxsparse.passes.fold_batch_norm import FoldBatchNorm
 from fxsparse.surgery.graphs import graphs
+from tests.networks.random_networks import RandomNetwork, networks
 from tests.networks.randomise import randomise
 
 
@@ -154,6 +158,18 @@ def test_a_layer_that_is_called_twice_stays() -> None:
     )
 
 
+def test_a_norm_whose_input_is_changed_later_stays() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = torch.tanh(x)
+        y = net.norm(x)
+        x.mul_(2.0)
+        out: Tensor = net.conv(y) + x
+        return out
+
+    result = FoldBatchNorm()(made(Net(forward, conv=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3)), 2, 3, 4, 4))
+    assert not result.modified and result.notes[0].endswith("and its input is changed in place later on")
+
+
 def test_a_layer_with_a_tied_weight_stays() -> None:
     module = Net(lambda net, x: net.norm(net.a(x)) + net.b(x), a=nn.Conv2d(3, 3, 1), b=nn.Conv2d(3, 3, 1), norm=nn.BatchNorm2d(3))
     module.get_submodule("b").weight = module.get_submodule("a").weight
@@ -211,3 +227,17 @@ def test_input_is_left_alone() -> None:
     before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     FoldBatchNorm()(fxsparse.trace(model, torch.randn(2, 3, 8, 8)))
     assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())
+
+
+@settings(max_examples=30)
+@given(networks(max_ops=10, families=["convolutions", "normalisations", "linears", "joins", "sharing"]), st.integers(0, 1000))
+def test_random_networks_compute_the_same(network: RandomNetwork, seed: int) -> None:
+    note(repr(network))
+    call = network.example_inputs(2, seed, torch.float64)
+    model = network.build(seed).double()
+    result = FoldBatchNorm()(fxsparse.trace(model, call.args, call.kwargs))
+    args, kwargs = network.example_inputs(3, seed + 1, torch.float64)
+    with torch.no_grad():
+        for a, b in zip(tree_leaves(model(*args, **kwargs)), tree_leaves(result.network(*args, **kwargs)), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+    assert len(result.notes) >= sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in result.network.module.modules())

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from fxsparse.errors import BudgetError
 from fxsparse.models import build
-from fxsparse.sparsity import ERK, Layer, Uniform
+from fxsparse.sparsity import ERK, Counts, Explicit, Global, Layer, Uniform, as_allocation
 from fxsparse.sparsity.allocation import fill
 
 
@@ -41,3 +43,56 @@ def test_fill_is_exact_and_within_sizes(rows: list[tuple[float, int]], share: fl
     total = round(share * sum(sizes))
     counts = fill(shares, sizes, total)
     assert sum(counts) == total and all(0 <= c <= n for c, n in zip(counts, sizes, strict=True))
+
+
+def two(unit: int = 1) -> dict[str, Layer]:
+    generator = torch.Generator().manual_seed(0)
+    return {
+        "a.weight": Layer((4, 10), unit, torch.rand(40 // unit, generator=generator)),
+        "b.weight": Layer((8, 20), unit, torch.rand(160 // unit, generator=generator)),
+    }
+
+
+def test_erk_by_hand() -> None:
+    """Shares are the sums of the sizes, 14 and 28: at 30 weights a third and two thirds. At 150 the first is full."""
+    assert ERK()(two(), 30) == {"a.weight": 10, "b.weight": 20}
+    assert ERK()(two(), 150) == {"a.weight": 40, "b.weight": 110}
+    assert Uniform()(two(), 50) == {"a.weight": 10, "b.weight": 40}
+    assert ERK(power=0.0)(two(), 50) == Uniform()(two(), 50)
+
+
+@pytest.mark.parametrize("total", [0, 1, 57, 200])
+def test_the_global_ranking_is_one_ranking(total: int) -> None:
+    layers = two()
+    scores = torch.cat([layer.scores for layer in layers.values() if layer.scores is not None])
+    chosen = scores.argsort(descending=True)[:total]
+    assert Global()(layers, total) == {"a.weight": int((chosen < 40).sum()), "b.weight": int((chosen >= 40).sum())}
+
+
+@given(st.integers(0, 200), st.sampled_from([1, 2, 4, 5]), st.sampled_from([ERK(), Uniform(), Global()]))
+def test_units_are_whole_and_the_rest_is_less_than_one(total: int, unit: int, allocation: ERK | Uniform | Global) -> None:
+    counts = allocation(two(unit), total)
+    assert all(count % unit == 0 for count in counts.values())
+    assert 0 <= total - sum(counts.values()) < unit
+
+
+def test_explicit_densities_and_counts() -> None:
+    explicit = as_allocation({"a": 0.5, "*": 0.25})
+    assert isinstance(explicit, Explicit) and explicit.total(two()) == 60
+    assert explicit(two(), 60) == {"a.weight": 20, "b.weight": 40}
+    assert explicit(two(), 30) == {"a.weight": 10, "b.weight": 20}  # under another total they are shares
+    counts = Counts({"a.weight": 7, "b.weight": 13})
+    assert counts(two(), 20) == {"a.weight": 7, "b.weight": 13}
+    with pytest.raises(BudgetError, match="the counts add up to 20 weights and the density asks for 21"):
+        counts(two(), 21)
+    with pytest.raises(BudgetError, match=r"'c\.weight' is in one of them only"):
+        Counts({"a.weight": 7, "b.weight": 13, "c.weight": 1})(two(), 21)
+    with pytest.raises(BudgetError, match=r"a\.weight cannot keep 41 of 40"):
+        Counts({"a.weight": 41, "b.weight": 13})(two(), 54)
+
+
+def test_totals_that_do_not_fit() -> None:
+    with pytest.raises(BudgetError, match="201 weights cannot be kept of 200"):
+        ERK()(two(), 201)
+    with pytest.raises(BudgetError, match="ranks all weights, and a has no scores"):
+        Global()({"a": Layer((2, 2))}, 2)

@@ -6,12 +6,10 @@ channels does something of it stay, so only these calls are looked at. A call th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -26,79 +24,18 @@ from fxsparse.axes.rules.slicing import slicing
 from fxsparse.axes.rules.windows import windows
 from fxsparse.axes.site import dim_of
 from fxsparse.channels.groups import Structure
-from fxsparse.passes.bias_places import Bias, BiasPlaces, Sources
-from fxsparse.passes.constant_rules import Step, channel_constants, is_pointwise
-from fxsparse.passes.constant_values import Known, full_on
-from fxsparse.passes.constants import Walk
+from fxsparse.passes.constants.layers import channel_constants
+from fxsparse.passes.constants.rules import is_pointwise
+from fxsparse.passes.constants.step import Step
+from fxsparse.passes.constants.values import Known, full_on
+from fxsparse.passes.constants.walk import Walk
+from fxsparse.passes.dead.bias_places import Bias, BiasPlaces, Sources
+from fxsparse.passes.dead.carriers import settle_padded
+from fxsparse.passes.dead.findings import Bools, Findings, Padded, Share, settle
 from fxsparse.tracing.tape import Ref
 
-Bools = npt.NDArray[np.bool_]
 # Channel by channel; where one of these looks along an axis, its rule protects that axis.
 BY_CHANNEL = {*pointwise.rules, *movement.rules, *slicing.rules, *creation.rules, *windows.rules, *indexing.rules, *reductions.rules}
-
-
-@dataclass(frozen=True)
-class Share:
-    """What a channel with a constant adds to each output of a layer, and the axis of the layer's weight that loses it."""
-
-    bias: Bias
-    weight: str
-    turned: bool  # the weight's inputs are its first axis
-    axis: Axis  # the reduced axis
-    outputs: Axis
-    columns: Atoms  # coordinates on it
-    terms: Tensor  # (outputs, columns), float64
-
-
-@dataclass
-class Findings:
-    """What a look at all tapes found."""
-
-    structure: Structure
-    blocked: Bools  # class -> some call needs it
-    reasons: dict[int, str] = field(default_factory=dict)  # class that is constant, and cannot go -> why
-    shares: list[Share] = field(default_factory=list)
-    _generators: dict[tuple[int, ...], Atoms] = field(default_factory=dict)
-
-    def generators(self, axis: Axis) -> Atoms:
-        """(coordinates, n): the classes that decide over each coordinate, filled up with -1."""
-        key = tuple(factor.uid for factor in axis)
-        if key not in self._generators:
-            self._generators[key] = _generators(self.structure, axis)
-        return self._generators[key]
-
-    def block(self, axis: Axis, coordinates: Bools | None = None) -> None:
-        """Keep the units behind these coordinates (all, if nothing is said)."""
-        classes = self.generators(axis)
-        chosen = classes if coordinates is None else classes[coordinates]
-        self.blocked[chosen[chosen >= 0]] = True
-
-    def explain(self, axis: Axis, coordinates: Bools, why: str) -> None:
-        """Remember why units that are constant stay, should they stay."""
-        for each in np.unique(self.generators(axis)[coordinates]).tolist():
-            if each >= 0:
-                self.reasons.setdefault(each, why)
-
-
-def _generators(structure: Structure, axis: Axis) -> Atoms:
-    solution = structure.solution
-    total = math.prod(factor.size for factor in axis)
-    columns: list[Atoms] = []
-    inner = total
-    for factor in axis:
-        inner //= max(factor.size, 1)
-        if factor.atoms is None:
-            continue
-        classes = structure.factor_classes(factor)
-        if solution.derived[classes].any():
-            parts = [np.unique(solution.generators(np.array([c]))) for c in classes.tolist()]
-            width = max(map(len, parts))
-            table = np.stack([np.pad(part, (0, width - len(part)), constant_values=-1) for part in parts])
-        else:
-            table = classes[:, None]
-        outer = total // max(factor.size * inner, 1)
-        columns.append(np.tile(np.repeat(table, inner, axis=0), (outer, 1)))
-    return np.concatenate(columns, axis=1) if columns else np.full((total, 1), -1, dtype=np.int64)
 
 
 @dataclass
@@ -114,34 +51,15 @@ class Analysis:
 
     def look(self, tensors: Mapping[str, Tensor], new_biases: Mapping[str, Tensor]) -> Findings:
         """Walk all tapes."""
-        found = Findings(self.structure, self.structure.solution.frozen.copy())
+        frozen = self.structure.solution.frozen
+        found = Findings(self.structure, frozen.copy(), np.zeros_like(frozen), np.zeros_like(frozen))
         for each in self.structure.reading.tapes:
             walk = Walk(each.tape, tensors, new_biases, self.sized)
             for step, reading in zip(walk.steps(), each.calls, strict=True):
                 _Look(found, self.places, each, step, reading).run()
-        _settle(found)
+        settle(found)
+        settle_padded(found, self.places)
         return found
-
-
-def _settle(found: Findings) -> None:
-    """A layer that is called several times has one bias: constants that differ from call to call cannot go there."""
-    by_bias: dict[str, list[Share]] = {}
-    for share in found.shares:
-        by_bias.setdefault(share.bias.key, []).append(share)
-    for shares in by_bias.values():
-        first = shares[0]
-        for other in shares[1:]:
-            if not _same(first, other):
-                why = f"{first.bias.owner} is called several times, with other constants"
-                for share in (first, other):
-                    chosen = np.zeros(math.prod(f.size for f in share.axis), dtype=bool)
-                    chosen[share.columns] = True
-                    found.block(share.axis, chosen)
-                    found.explain(share.axis, chosen, why)
-
-
-def _same(a: Share, b: Share) -> bool:
-    return a.weight == b.weight and np.array_equal(a.columns, b.columns) and torch.equal(a.terms, b.terms)
 
 
 @dataclass
@@ -183,7 +101,7 @@ class _Look:
             for position, axis in enumerate(self.axes(ref)):
                 self.found.block(axis)
                 if why and ref.id not in self.tape.weights and any(factor.atoms is not None for factor in axis):
-                    self.found.explain(axis, _along(x, shape, position, x.known), why)
+                    self.found.explain(axis, _along(x, shape, position, x.known), why, last=True)
 
     def sum(self) -> None:
         """A summand may go when it is zero."""
@@ -212,7 +130,9 @@ class _Look:
             return
         dead = _along(w, self.step.shape(b), len(w.shape) - 2, w.zero)
         if b.id in self.sources and len(w.shape) == 2:
-            self.pairs(axis, self.axes(b)[1], ~(zero[None, :] | full_on(w, self.step.shape(b), [0, 1]).zero.t().numpy()))
+            self.pairs(
+                axis, self.axes(b)[1], ~(zero[None, :] | full_on(w, self.step.shape(b), [0, 1]).zero.t().numpy()), self.found.blocked
+            )
             return
         needed = np.logical_not(np.logical_or(zero, dead)).astype(np.bool_)
         self.found.block(axis, needed)
@@ -236,14 +156,15 @@ class _Look:
             why = f"{self.name()} is a transposed convolution, whose border would miss a part of it"
         else:
             why = f"{self.name()} pads with zeros, and its constant is not zero"
-        return self.layer(axis, outputs, value, zero, usable.numpy(), known.numpy(), summed, weight, why, meets)
+        moves = groups == 1 and not transposed and any(step.arg("padding"))
+        return self.layer(axis, outputs, value, zero, usable.numpy(), known.numpy(), summed, weight, why, meets, moves)
 
     def name(self) -> str:
         return self.step.call.owner.module or self.step.call.owner.node or "the forward pass"
 
     def layer(
         self, axis: Axis, outputs: Axis, values: Tensor, zero: Bools, usable: Bools, known: Bools, weight: Known, ref: Ref,
-        why: str, meets: Tensor | None = None,
+        why: str, meets: Tensor | None = None, moves: bool = False,
     ) -> None:  # fmt: skip
         """A layer with a weight (outputs, inputs): each input is zero, or meets zeros, or is a constant for the bias, or must stay."""
         lives: Bools = (~weight.zero if meets is None else meets).numpy() & ~zero[None, :]
@@ -260,22 +181,41 @@ class _Look:
                 lives[:, columns] = False
         else:
             self.found.explain(axis, constant, target)
-        self.found.explain(axis, known & ~usable & lives.any(0), why)
-        self.pairs(axis, outputs, lives)
+        self.pairs(axis, outputs, lives & ~known[None, :], self.found.alive)
+        border = known & ~usable & lives.any(0)
+        self.found.explain(axis, border, why)
+        if moves and ref.id in self.sources:
+            classes = _single(self.found.generators(axis))
+            self.found.padded.append(Padded(self.sources[ref.id][0], classes, values, known))
+            border &= classes >= 0
+            self.pairs(axis, outputs, lives & border[None, :], self.found.moving)
+            lives[:, border] = False
+        self.pairs(axis, outputs, lives, self.found.blocked)
 
-    def pairs(self, axis: Axis, outputs: Axis, needed: Bools) -> None:
-        """Keep the inputs that an output needs, unless that output goes with the input."""
+    def pairs(self, axis: Axis, outputs: Axis, needed: Bools, marks: Bools) -> None:
+        """Mark the inputs that an output needs, unless that output goes with the input."""
         into, out = self.found.generators(axis), self.found.generators(outputs)
-        if not np.intersect1d(into[into >= 0], out[out >= 0]).size:
-            return self.found.block(axis, np.asarray(needed.any(0)))
+        apart = not np.intersect1d(into[into >= 0], out[out >= 0]).size
         for column in range(into.shape[1]):
             classes = into[:, column]
-            together = np.zeros_like(needed)
-            for other in range(out.shape[1]):
-                together |= (out[:, other][:, None] == classes[None, :]) & (classes >= 0)[None, :]
-            kept = (needed & ~together).any(0) & (classes >= 0)
-            self.found.blocked[classes[kept]] = True
-        return None
+            kept = needed if apart else needed & ~_together(out, classes)
+            marks[classes[kept.any(0) & (classes >= 0)]] = True
+
+
+def _together(outputs: Atoms, classes: Atoms) -> Bools:
+    """(outputs, inputs): pairs that go together."""
+    found = np.zeros((len(outputs), len(classes)), dtype=np.bool_)
+    for column in outputs.T:
+        found |= (column[:, None] == classes[None, :]) & (classes >= 0)[None, :]
+    return found
+
+
+def _single(generators: Atoms) -> Atoms:
+    """The class of each coordinate, where it is one, and has no other coordinate."""
+    classes = np.where((generators >= 0).sum(1) == 1, generators.max(1), -1)
+    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    found: Atoms = np.where(counts[inverse] == 1, classes, -1)
+    return found
 
 
 def _along(x: Known, shape: tuple[int, ...], dim: int, condition: Tensor) -> Bools:

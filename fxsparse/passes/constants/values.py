@@ -46,7 +46,7 @@ class Known:
 
 
 def unknown(rank: int) -> Known:
-    return Known(torch.zeros([1] * rank), torch.zeros([1] * rank, dtype=torch.bool))
+    return Known(torch.zeros([1] * rank, dtype=torch.float64), torch.zeros([1] * rank, dtype=torch.bool))
 
 
 def certain(value: Tensor) -> Known:

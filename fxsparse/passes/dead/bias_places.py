@@ -11,7 +11,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fxsparse.axes.reader import Reading, TapeReading
 from fxsparse.passes.batch_norms import refs
-from fxsparse.passes.constant_rules import Step
+from fxsparse.passes.constants.step import Step
 from fxsparse.tracing.tape import Call, Ref, Tape
 
 Sources = Mapping[int, tuple[str, bool]]  # value -> the parameter that it is, and whether it was turned over

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from torch import Tensor, fx, nn
 
-from fxsparse.passes.constant_rules import Step, transfer
-from fxsparse.passes.constant_values import Known, certain, unknown
+from fxsparse.passes.constants.rules import transfer
+from fxsparse.passes.constants.step import Step
+from fxsparse.passes.constants.values import Known, certain, unknown
 from fxsparse.surgery.graphs import graphs
 from fxsparse.tracing.tape import Call, Ref, Tape
 

@@ -1,0 +1,7 @@
+"""EAST: training at 99 % to 99.99 % sparsity without collapse."""
+
+from fxsparse.training.east.collapse import Connections, Health
+from fxsparse.training.east.extreme import Extreme
+from fxsparse.training.east.parts import Parts, adjusted_density, finished, prepared
+
+__all__ = ["Connections", "Extreme", "Health", "Parts", "adjusted_density", "finished", "prepared"]

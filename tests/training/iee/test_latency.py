@@ -1,0 +1,129 @@
+"""Latency as a budget, on a table that is made up, and once on a real engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import fxsparse
+from fxsparse.budgets.latency_table import LatencyTable, widths_of
+from fxsparse.engines import engine
+from fxsparse.engines.layers import Convolution, Layer, Product
+from fxsparse.errors import BudgetError, Error
+from fxsparse.network import Network
+from fxsparse.training.iee.channels import ExploitExploreChannels
+from fxsparse.training.iee.latency import Latency
+from tests.training.iee.small import batch, same
+
+
+class Staircase(LatencyTable):
+    """Layers take time for every four channels that they have begun."""
+
+    def time(self, layer: Layer) -> float:
+        assert isinstance(layer, Convolution | Product)
+        one, other = widths_of(layer)
+        return 1e-3 * (-(-one // 4)) * (-(-other // 4))
+
+
+def chain() -> Network:
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 3, padding=1), nn.BatchNorm2d(12), nn.ReLU()]
+    return fxsparse.trace(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 4)), torch.randn(1, 3, 6, 6))
+
+
+def made(network: Network, table: LatencyTable) -> Latency:
+    return Latency(network, table, measured=0.02, remeasure=False)
+
+
+def table() -> Staircase:
+    return Staircase(engine("onnxruntime", threads=1), {})
+
+
+def run(stop: int, start: ExploitExploreChannels | None = None, done: int = 0, **options: Any) -> ExploitExploreChannels:
+    sparsifier = start
+    if sparsifier is None:
+        network = chain()
+        optimizer = torch.optim.SGD(network.module.parameters(), lr=0.05, momentum=0.9)
+        given = {"steps": 24, "cycles": 2, "estimate": 2, "explore": 2, "growth": 0.5, "part": 0.6, **options}
+        sparsifier = ExploitExploreChannels(network, optimizer, spending=made(network, table()), **given)
+    sparsifier.model.train()
+    for step in range(done, stop):
+        images, labels = batch(step)
+        sparsifier.optimizer.zero_grad()
+        F.cross_entropy(sparsifier.model(images), labels).backward()
+        sparsifier.step()
+    return sparsifier
+
+
+def test_the_whole_network_takes_what_was_measured() -> None:
+    network = chain()
+    latency = made(network, table())
+    assert latency(network, network.living) == pytest.approx(0.02)
+    small = network.shrink({"0": [0, 1, 2, 3]})
+    assert latency(small, small.living) < 0.02
+
+
+def test_the_budget_holds_and_comes_back_beside_what_lives() -> None:
+    sparsifier = run(24)
+    costs = [event.total("living") for event in sparsifier.timeline.events]
+    assert sparsifier.density <= 0.6
+    assert costs[0] == 20 and costs[1] < costs[0] and costs[2] > costs[1]
+    whole = run(11)  # in the first growth
+    assert whole.spending(whole.network, whole.network.living) <= 1.5 * 0.6 * whole.whole
+
+
+def test_infinite_worth_stays_when_nothing_else_fits() -> None:
+    network = chain()
+    latency = made(network, table())
+    worth = {"0": torch.tensor([torch.inf, 1, 2, 3, 4, torch.inf, 5, 6]), "3": torch.full((12,), torch.inf)}
+    kept = latency.best_within(network, worth, 1e-9, 1)
+    assert kept["0"] == (0, 5) and kept["3"] == tuple(range(12))
+    with pytest.raises(BudgetError):
+        latency.best_within(network, {name: torch.ones(len(line)) for name, line in worth.items()}, 1e-9, 1)
+
+
+def test_the_best_of_each_group_are_kept() -> None:
+    network = chain()
+    latency = made(network, table())
+    worth = {"0": torch.rand(8), "3": torch.rand(12)}
+    kept = latency.best_within(network, worth, 0.5 * 0.02, 1)
+    assert latency(network, kept) <= 0.5 * 0.02
+    for name, scores in worth.items():
+        assert set(scores.argsort(descending=True)[: len(kept[name])].tolist()) == set(kept[name])
+
+
+def test_a_saved_run_goes_on_with_its_measurements() -> None:
+    whole = run(24)
+    first = run(9)
+    first.spending.correction = 1.25  # type: ignore[attr-defined]
+    later = run(0)
+    later.load_state_dict(first.state_dict(), first.optimizer.state_dict())
+    assert later.spending.correction == 1.25  # type: ignore[attr-defined]
+    later.spending.correction = 1.0  # type: ignore[attr-defined]
+    run(24, later, 9)
+    assert same(later.state_dict()["network"], whole.state_dict()["network"])
+
+
+def test_processes_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fxsparse.training.iee.latency.world_size", lambda: 2)
+    with pytest.raises(Error, match="one table for all"):
+        Latency.on(chain(), "onnxruntime", 1)
+
+
+@pytest.mark.slow
+def test_on_a_real_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FXSPARSE_CACHE", str(tmp_path))
+    network = chain()
+    latency = Latency.on(network, "onnxruntime", 1)
+    small = network.shrink({"0": [0, 1], "3": [0, 1, 2]})
+    latency.settle(small)
+    (predicted, measured), *rest = latency.reports
+    assert not rest and predicted > 0
+    assert latency(small, small.living) == pytest.approx(measured)
+    assert np.isfinite(latency.correction) and network.module.training
