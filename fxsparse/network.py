@@ -187,7 +187,7 @@ class Network:
         """
         whole = {name: g.units for name, g in self.origin.structure.groups.items()}
         remembers = bool(self.journal.tensors)
-        dense = self.with_living(whole, "journal" if remembers else "zero")
+        dense = self.with_living(whole, "journal" if remembers else "fresh")  # fresh values are cut off again
         edit(dense.module)
         result = analysed(retraced(dense.module, self.origin), self.origin.inputs, self.origin.original)
         result = replace(result, masks=_fitting(dense.masks, result), edits=(*self.edits, text), provenance=self.provenance)

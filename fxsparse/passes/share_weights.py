@@ -61,9 +61,9 @@ class ShareWeights(Pass):
         return PassResult(made, True, (f"{len(donors)} convolutions use another's weight: {saved:,} weights are no more", *notes))
 
     def _share(self, module: nn.Module, donors: dict[str, str]) -> None:
-        generator = torch.Generator().manual_seed(self.seed)
+        generator = torch.Generator("cpu").manual_seed(self.seed)
         for layer, donor in donors.items():
-            value = float(torch.rand((), generator=generator)) if self.scale is None else self.scale
+            value = float(torch.rand((), generator=generator, device="cpu")) if self.scale is None else self.scale
             conv, source = module.get_submodule(layer), module.get_submodule(donor)
             weight = source.get_parameter("weight")
             conv._parameters["weight"] = weight

@@ -1,5 +1,6 @@
 """Training sparse networks: methods that stand in place of `optimizer.step()`, and a trainer."""
 
+from fxsparse.training.calibration import Calibrated, Distribution, calibrate
 from fxsparse.training.callbacks import Callback
 from fxsparse.training.frozen import Frozen
 from fxsparse.training.iee import ExploitExplore, ExploitExploreChannels
@@ -14,7 +15,9 @@ from fxsparse.training.trainer import Trainer
 __all__ = [
     "SET",
     "SRSTE",
+    "Calibrated",
     "Callback",
+    "Distribution",
     "ExploitExplore",
     "ExploitExploreChannels",
     "Frozen",
@@ -29,4 +32,5 @@ __all__ = [
     "Static",
     "StraightThrough",
     "Trainer",
+    "calibrate",
 ]

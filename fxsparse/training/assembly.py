@@ -15,6 +15,7 @@ from fxsparse.training.data import Data
 from fxsparse.training.distributed import rank, world_size
 from fxsparse.training.recipe import Recipe
 
+RESERVED = ("weights", "batch", "size", "standard", "targets", "shape", "seed")
 SMALL = 2 << 30  # data sets of so many bytes are kept on the GPU
 
 
@@ -33,13 +34,17 @@ def device_of(recipe: Recipe) -> torch.device:
 def model_of(recipe: Recipe, data: Data) -> nn.Module:
     """The model that the recipe names, with one output a class of the data where the model takes `num_classes`."""
     options = dict(recipe.model_options)
+    taken = next((name for name in options if name in RESERVED), None)
+    if taken is not None:
+        raise Error(f"model_options cannot hold {taken!r}, which the recipe or the data decides; leave it out")
+    shape = (1, *data.shape)
     if "num_classes" not in options:
         try:
-            return build(recipe.model, recipe.weights, seed=recipe.seed, num_classes=len(data.classes), **options).model
+            return build(recipe.model, recipe.weights, shape=shape, seed=recipe.seed, num_classes=len(data.classes), **options).model
         except Error as error:
             if not isinstance(error.__cause__, TypeError):
                 raise
-    return build(recipe.model, recipe.weights, seed=recipe.seed, **options).model
+    return build(recipe.model, recipe.weights, shape=shape, seed=recipe.seed, **options).model
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:

@@ -19,7 +19,7 @@ class Budget:
 
     def __init__(self, targets: Sequence[Target], density: float | Schedule | None, allocation: Allocation, pattern: Pattern) -> None:
         for target in targets:
-            if target.transposed and not isinstance(pattern, Unstructured):
+            if target.transposed and type(pattern) is not Unstructured:  # N:M is unstructured in all but its groups
                 raise Error(
                     f"{target.name} belongs to a transposed convolution, whose axes {pattern} does not know; exclude=[{target.name!r}]"
                 )

@@ -28,7 +28,7 @@ class MaskedOptimizer:
         self.optimizer = optimizer
         self.targets: tuple[Target, ...] = ()
         self.frozen: Frozen | None = None
-        self._prepared = False
+        self._prepared: Tensor | None = None  # a gradient that prepare() has seen
         self._bind(model, targets)
         self._masks = {t.name: torch.ones_like(t.parameter, dtype=torch.bool) for t in targets}
         self._living = {t.name: t.parameter.numel() for t in targets}
@@ -59,17 +59,20 @@ class MaskedOptimizer:
         if scaler is None:
             return self.optimizer.step() if closure is None else self.optimizer.step(closure)
         result = scaler.step(self.optimizer)
-        self._prepared = False
+        self._prepared = None
         return result
 
     def prepare(self) -> None:
         """Look at the dense gradients, then mask them. The step does it; call it yourself before you clip gradients by their norm, or
-        masked weights count in the norm."""
+        masked weights count in the norm. If the step is then not taken, `zero_grad()` forgets it."""
+        everything = (p for group in self.optimizer.param_groups for p in group["params"])
+        gradient = next((p.grad for p in everything if p.grad is not None), None)
+        if gradient is not None and self._prepared is gradient:
+            return
         with torch.no_grad():
-            if not self._prepared:
-                self.observe()
+            self.observe()
             self.mask_gradients()
-        self._prepared = True
+        self._prepared = gradient
 
     def clip_grad_norm_(self, limit: float) -> Tensor:
         """Clip the norm of the living weights' gradients, all parameters of the optimizer together. Returns the norm as it was."""
@@ -90,8 +93,7 @@ class MaskedOptimizer:
         return (args[0], closure_then_masks, *args[2:]), {key: value for key, value in kwargs.items() if key != "closure"}
 
     def _begin(self) -> None:
-        if not self._prepared:
-            self.prepare()
+        self.prepare()
         with torch.no_grad():
             self.before_step()
         if self.frozen is not None:
@@ -102,7 +104,7 @@ class MaskedOptimizer:
             self.frozen.after()
         with torch.no_grad():
             self.after_step()
-        self._prepared = False
+        self._prepared = None
         overflow = getattr(optimizer, "found_inf", None)  # set where a fused optimizer skips the step by itself
         if overflow is None or not bool(overflow):
             self.stepped()

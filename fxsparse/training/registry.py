@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from fxsparse.errors import Error
+from fxsparse.training.east.extreme import Extreme
 from fxsparse.training.iee.weights import ExploitExplore
 from fxsparse.training.methods import SET, Gradual, OneShot, RigL, Static
 from fxsparse.training.sparsifier import Sparsifier
@@ -22,6 +23,7 @@ METHODS: dict[str, type[Sparsifier]] = {
     "one-shot": OneShot,
     "sr-ste": SRSTE,
     "iee": ExploitExplore,
+    "east": Extreme,
 }
 DENSE = "dense"
 

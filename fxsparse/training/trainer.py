@@ -6,7 +6,6 @@ import contextlib
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
-from fxsparse.errors import CheckpointError, Error
+from fxsparse.errors import Error
 from fxsparse.network import trace
 from fxsparse.sparsity.chance import seed_of
 from fxsparse.sparsity.counting import Meter, Profile, profile
@@ -35,6 +34,7 @@ from fxsparse.training.recipe import Recipe
 from fxsparse.training.registry import make_method
 from fxsparse.training.reporting import Reporter
 from fxsparse.training.results import Result, write_result
+from fxsparse.training.trainer_state import restore, snapshot
 
 CHECKPOINT = "checkpoint.pt"
 
@@ -127,7 +127,9 @@ class Trainer:
         reporter = Reporter(self.folder if main else None, self.steps, console=self.console if main else None)
         size = 0
         if file is not None and file.exists():
-            size = self._load(load_checkpoint(file))
+            kept = load_checkpoint(file)
+            restore(self, kept)
+            size = int(kept["metrics_size"])
         reporter.cut(size)
         chance = random_state()
         try:
@@ -245,55 +247,9 @@ class Trainer:
         metrics = getattr(self.sparsifier, "metrics", None)
         return line | (metrics() if metrics is not None else {})
 
-    # ---- checkpoints ------------------------------------------------------------------------------------------------------------
-
     def _save(self, reporter: Reporter) -> None:
         if self.folder is None:
             return
-        sums = summed(float(self.right), float(self.loss), self.device)
-        if rank() != 0:
-            return
-        content = {
-            "recipe": self.recipe.to_plain(),
-            "step": self.step,
-            "model": dict(self.model.state_dict()),
-            "optimizer": self.optimizer.state_dict(),
-            "sparsifier": None if self.sparsifier is None else self.sparsifier.state_dict(),  # type: ignore[attr-defined]
-            "average": None if self.average is None else dict(self.average.state_dict()),
-            "scaler": None if self.scaler is None else self.scaler.state_dict(),
-            "callbacks": [callback.state_dict() for callback in self.callbacks],
-            "meter": asdict(self.meter),
-            "sums": list(sums),
-            "lines": self.lines,
-            "clock": [self.seconds, self.processor_seconds],
-            "metrics_size": reporter.size(),
-        }
-        save_checkpoint(self.folder / CHECKPOINT, content)
-
-    def _load(self, state: dict[str, Any]) -> int:
-        """Take a checkpoint; returns how much of the metrics' file was written then."""
-        odd = self.recipe.difference(state.get("recipe", {}))
-        if odd is not None:
-            raise CheckpointError(f"the run in {self.folder} has another {odd} than this recipe; resume it with its own recipe")
-        for callback, kept in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.load_state_dict(self, kept)
-        try:
-            if isinstance(self.sparsifier, ExploitExploreChannels):
-                self.sparsifier.load_state_dict(state["sparsifier"], state["optimizer"])
-            else:
-                self.model.load_state_dict(state["model"])
-                self.optimizer.load_state_dict(state["optimizer"])
-                if self.sparsifier is not None:
-                    self.sparsifier.load_state_dict(state["sparsifier"])  # type: ignore[attr-defined]
-                if self.average is not None:
-                    self.average.load_state_dict(state["average"])
-        except (RuntimeError, ValueError, KeyError) as error:
-            raise CheckpointError(f"the checkpoint in {self.folder} does not fit the model: {str(error).splitlines()[0]}") from error
-        if self.scaler is not None:
-            self.scaler.load_state_dict(state["scaler"])
-        self.step, self.lines, self.meter = state["step"], list(state["lines"]), Meter(**state["meter"])
-        if rank() == 0:  # the sums of all processes; the others begin with nothing
-            self.right.fill_(state["sums"][0])
-            self.loss.fill_(state["sums"][1])
-        self.seconds, self.processor_seconds = state["clock"]
-        return int(state["metrics_size"])
+        content = snapshot(self)
+        if rank() == 0:
+            save_checkpoint(self.folder / CHECKPOINT, content | {"metrics_size": reporter.size()})

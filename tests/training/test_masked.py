@@ -145,6 +145,23 @@ def test_clipping_does_not_hide_the_dense_gradients_from_rigl() -> None:
     assert same(*grown)
 
 
+def test_a_step_that_was_prepared_and_given_up_leaves_no_trace() -> None:
+    model = network()
+    optimizer = sgd(model)
+    sparsifier = RigL(model, optimizer, 0.1, steps=100, interval=3)
+    for step in range(4):
+        backward(model, 100 + step)
+        for parameter in model.parameters():
+            assert parameter.grad is not None
+            parameter.grad.fill_(torch.nan)
+        sparsifier.clip_grad_norm_(1.0)
+        optimizer.zero_grad()
+        backward(model, step)
+        sparsifier.step()
+        require_masked(optimizer, sparsifier)
+    assert sparsifier.steps_done == 4
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_step_that_the_scaler_skips_is_none(fused: bool) -> None:
     model = network(norms=False)

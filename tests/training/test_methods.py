@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from fxsparse.errors import BudgetError, Error
 from fxsparse.sparsity.schedules import Cyclic
 from fxsparse.training import SET, Gradual, OneShot, RigL, Sparsifier, Static
 from tests.training.small import backward, network, require_masked, same, sgd, state, train, weight
@@ -187,3 +188,42 @@ def test_a_method_in_ten_lines() -> None:
     train(model, optimizer, sparsifier, range(7))
     require_masked(optimizer, sparsifier)
     assert not same(before, dict(sparsifier.masks))
+
+
+@pytest.mark.parametrize("pattern", ["block:4x4", "channel", "2:4"])
+@pytest.mark.parametrize("name", ["static", "set", "rigl", "gradual"])
+def test_patterns_hold_through_every_renewal(name: str, pattern: str) -> None:
+    model = network()
+    optimizer = sgd(model)
+    options: dict[str, Any] = {"pattern": pattern, "interval": 3}
+    if pattern != "channel":
+        options["exclude"] = ["0"]  # three input channels
+    density = None if pattern == "2:4" else 0.25
+    if name == "gradual" and density is None:
+        with pytest.raises(BudgetError):
+            Gradual(model, optimizer, 0.25, steps=STEPS, **options)
+        return
+    kinds: dict[str, Any] = {"static": Static, "set": SET, "rigl": RigL, "gradual": Gradual}
+    sparsifier = kinds[name](model, optimizer, density, steps=STEPS, **options)
+    seen = set()
+    for step in range(STEPS):
+        train(model, optimizer, sparsifier, range(step, step + 1))
+        require_masked(optimizer, sparsifier)
+        seen.add(tuple(mask.int().sum().item() for mask in sparsifier.masks.values()))
+        for mask in sparsifier.masks.values():
+            if pattern == "2:4":
+                assert (mask.movedim(1, -1).reshape(-1, 4).sum(1) == 2).all()
+            else:
+                assert set(sparsifier.pattern.pool(mask.float()).flatten().tolist()) <= {0.0, 1.0}
+    total = sum(mask.numel() for mask in sparsifier.masks.values())
+    wanted = (density or 0.5) * total
+    largest = max(sparsifier.budget.units.values())
+    assert wanted - largest <= sum(sparsifier.nonzeros.values()) <= wanted
+    assert len(seen) > 1 or name != "gradual"
+
+
+def test_transposed_convolutions_take_no_pattern() -> None:
+    model = nn.Sequential(nn.ConvTranspose2d(4, 8, 2), nn.Flatten(), nn.Linear(8, 4))
+    with pytest.raises(Error, match=r"0\.weight belongs to a transposed convolution, whose axes 2:4 does not know"):
+        Static(model, sgd(model), pattern="2:4")
+    assert sum(Static(model, sgd(model), 0.5).nonzeros.values()) == (4 * 8 * 4 + 32) // 2

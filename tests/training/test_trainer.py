@@ -246,7 +246,12 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         run(recipe(epochs=1, method="set"), tmp_path, resume=True)
     with pytest.raises(CheckpointError, match="does not fit the model"):
         Trainer(recipe(epochs=1), tmp_path, model=network(), data=DATA).run(resume=True)
+    with pytest.raises(CheckpointError, match="had 0 callbacks, and now there are 1"):
+        Trainer(recipe(epochs=1), tmp_path, model=Quarters(), data=DATA, callbacks=[Callback()]).run(resume=True)
     assert same(before, kept(tmp_path))
+    torch.save({"recipe": {}}, tmp_path / CHECKPOINT)
+    with pytest.raises(CheckpointError, match="is none of a training run, as it lacks 'step'"):
+        run(recipe(epochs=1), tmp_path, resume=True)
 
 
 def test_bad_runs_are_one_error() -> None:
@@ -264,3 +269,15 @@ def test_bad_runs_are_one_error() -> None:
         Trainer(recipe(), model=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), data=DATA).run()
     with pytest.raises(Error, match=r"the loss is nan in epoch 1|not a number"):
         Trainer(recipe(lr=1e30), model=network(), data=DATA).run()
+
+
+def test_models_by_name() -> None:
+    own = Trainer(recipe(model="tests.training.small:network", model_options={"norms": False}), data=DATA)  # takes no num_classes
+    assert own.sparsifier is not None
+    assert [own.model.get_parameter(name).shape for name in own.sparsifier.masks] == [(16, 3, 3, 3), (32, 16, 3, 3), (4, 32)]
+    named = Trainer(recipe(model="fxsparse:resnet20"), data=DATA)
+    assert named.model.get_parameter("linear.weight").shape == (4, 64)
+    with pytest.raises(Error, match="model_options cannot hold 'seed'"):
+        Trainer(recipe(model="fxsparse:resnet20", model_options={"seed": 3}), data=DATA)
+    with pytest.raises(Error, match="could not be built with"):
+        Trainer(recipe(model="fxsparse:resnet20", model_options={"depths": 3}), data=DATA)

@@ -2,6 +2,6 @@
 
 from fxsparse.training.east.collapse import Connections, Health
 from fxsparse.training.east.extreme import Extreme
-from fxsparse.training.east.parts import Parts, adjusted_density, finished, prepared
+from fxsparse.training.east.parts import Parts, adjusted_density, finished, parts_of, prepared
 
-__all__ = ["Connections", "Extreme", "Health", "Parts", "adjusted_density", "finished", "prepared"]
+__all__ = ["Connections", "Extreme", "Health", "Parts", "adjusted_density", "finished", "parts_of", "prepared"]

@@ -47,7 +47,7 @@ class Health:
 
 
 class _Layer:
-    """One weight: channels that it reads and channels that it makes. -1 stands for the input."""
+    """One weight: channels that it reads and channels that it makes. -1 stands for pixels and the like."""
 
     def __init__(self, key: str, reads: Channels, makes: Channels) -> None:
         self.key, self.reads, self.makes = key, reads, makes  # coordinates x channels that make up a coordinate
@@ -74,6 +74,9 @@ class Connections:
                 if axes is not None and len(axes) > 1 and is_contraction(module, attribute):
                     makes, reads = (1, 0) if getattr(module, "transposed", False) else (0, 1)
                     self.layers.append(_Layer(key, self._channels(axes[reads]), self._channels(axes[makes])))
+        made = np.concatenate([layer.makes.reshape(-1) for layer in self.layers])
+        read = np.concatenate([layer.reads.reshape(-1) for layer in self.layers])
+        self.inputs: Channels = np.setdiff1d(read, made)  # what no weight makes comes from outside
         tape = structure.reading.tapes[0]
         ends = [self._channels(axis) for ref in tape.tape.outputs for axis in tape.axes[ref.id] if any(not f.free for f in axis)]
         self.outputs: Channels = np.unique(np.concatenate([each[each >= 0] for each in ends])) if ends else np.zeros(0, np.int64)
@@ -82,7 +85,7 @@ class Connections:
         """Look at the network under these masks; tensors that are not named are dense."""
         pairs = {layer.key: self._pairs(layer, masks.get(layer.key)) for layer in self.layers}
         forward, backward = np.zeros(self.count + 1, dtype=bool), np.zeros(self.count + 1, dtype=bool)
-        forward[-1] = True
+        forward[self.inputs] = True
         backward[self.outputs] = True
         self._spread(pairs, forward, ahead=True)
         self._spread(pairs, backward, ahead=False)
@@ -114,7 +117,7 @@ class Connections:
         return table if table.shape == shape else table.T
 
     def _channels(self, axis: Axis) -> Channels:
-        """Of each coordinate, the channels that it belongs to; -1 where it belongs to none, as pixels and colours of the input do."""
+        """Of each coordinate, the channels that it belongs to; -1 where it belongs to none, as pixels do."""
         structure = self.network.origin.structure
         shape = [factor.size for factor in axis]
         columns = []

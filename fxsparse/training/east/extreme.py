@@ -24,19 +24,21 @@ from fxsparse.training.east.parts import adjusted_density, own_parameters, targe
 from fxsparse.training.east.schedules import exchanged, fading
 from fxsparse.training.sparsifier import Options, Sparsifier
 
+WEAK = 0.1  # of the median norm of a layer's filters
+
 
 class Extreme(Sparsifier):
     """Sparse training at 99 % and more.
 
     The density goes up to `high` times the target and down again, `cycles` times within the part `cycling` of all steps: going up, weights
     come by |gradient|, going down, they go by |weight|. Then follows RigL at the target, whose exchanged share falls from `fraction` to
-    `least` at the part `stop`. DyReLUs in the model fade between the two parts `fade`. With `adjust`, the density is that of the model as if
-    no weights were shared: unique tensors get what their copies would have had.
+    `least` at the part `stop`. DyReLUs in the model fade between the two parts `fade`. With `adjust`, the density is that of the model
+    without sharing: unique tensors get what their copies would have had.
 
     `model` is the module of `fxsparse.training.east.prepared`, that network itself (paths from input to output are then watched), or any
     model. `cyclic=False`, a model without DyReLUs, and a model without sharing leave out one part each; `dyrelu` and `sharing` say what
-    the model is expected to have. `empty` says what growth thinks of filters without a living weight, whose gradients a batch norm inflates
-    by 1 / sqrt(eps): `equal` counts them like the others', in proportion to their own layer; `raw` takes them as they are.
+    the model is expected to have. `calm` counts the gradients of filters that are zero, or nearly so, like those of the others in their
+    layer, both for growth and for the step: a batch norm behind a filter of zeros makes them up to 1 / sqrt(eps) = 316 times as large.
     """
 
     def __init__(
@@ -56,15 +58,13 @@ class Extreme(Sparsifier):
         stop: float = 0.75,
         fade: tuple[float, float] = (0.25, 0.5),
         adjust: bool = True,
-        empty: Literal["equal", "raw"] = "equal",
+        calm: bool = True,
         dyrelu: bool | None = None,
         sharing: int | None = None,
         **options: Unpack[Options],
     ) -> None:
         module = model.module if isinstance(model, Network) else model
         _require_parts(module, dyrelu, sharing)
-        if empty not in ("equal", "raw"):
-            raise Error(f"empty is equal or raw, not {empty!r}")
         options.setdefault("grow", "gradient")
         include, exclude = options.get("include"), options.get("exclude", ())
         _, patterns = targets_of(module, include, exclude)
@@ -73,14 +73,14 @@ class Extreme(Sparsifier):
         if adjust:
             target = adjusted_density(module, target, include=include, exclude=exclude)
         curve = cycled(target, steps, cycles, cycling, high, shape) if cyclic else Constant(target)
-        self.fade, self.empty = fading(steps, *fade), empty
+        self.fade, self.calm = fading(steps, *fade), calm
         self._module = unwrapped(module)
         self._norms: dict[str, float] = {}
         self._told = False
         self.connections = Connections(model) if isinstance(model, Network) else None
         self.health: Health | None = None
         options["exclude"] = patterns
-        shares = exchanged(fraction, least, curve.end, max(round(stop * steps), curve.end))
+        shares = exchanged(fraction, least, curve.end + 1, max(round(stop * steps), curve.end))
         super().__init__(module, optimizer, curve, fraction=shares, **options)
         set_beta(self._module, self.fade(0))
         self._look()
@@ -98,6 +98,12 @@ class Extreme(Sparsifier):
             found |= {"outputs_reached": self.health.reached, "weights_on_paths": self.health.used}
         return found
 
+    def watch(self, network: Network) -> None:
+        """Look, from now on, at the paths from input to output too. `network` is that of the model, or one of the same structure."""
+        if self.connections is None:
+            self.connections = Connections(network)
+            self._look()
+
     # ---- the parts ------------------------------------------------------------------------------------------------------------
 
     def stepped(self) -> None:
@@ -106,12 +112,16 @@ class Extreme(Sparsifier):
 
     def mask_gradients(self) -> None:
         super().mask_gradients()
+        if self.calm:
+            for target in self.targets:
+                if target.parameter.grad is not None:
+                    target.parameter.grad.copy_(evened(target.parameter.grad, target.parameter.detach()))
         if self.due(self.steps_done + 1):
             self._norms = norms_by_stage({t.name: t.parameter.grad for t in self.targets})
 
     def renew(self, weight: Weight, count: int) -> Tensor:
-        if self.empty == "equal" and weight.grad is not None and weight.mask is not None:
-            weight = replace(weight, grad=evened(weight.grad, weight.mask))
+        if self.calm and weight.grad is not None:
+            weight = replace(weight, grad=evened(weight.grad, weight.value))
         return super().renew(weight, count)
 
     def update(self) -> None:
@@ -145,19 +155,22 @@ def cycled(density: float, steps: int, cycles: int, part: float, high: float, sh
     return Cyclic(density, min(1.0, high * density), round(part * steps) // cycles, cycles, shape)
 
 
-def evened(grad: Tensor, mask: Tensor) -> Tensor:
-    """The gradient, that of empty filters scaled down so that the largest in each is as large as the layer's middle living filter's.
+def evened(grad: Tensor, weight: Tensor) -> Tensor:
+    """The gradient, that of weak filters scaled down so that the largest in each is as large as in the layer's median filter.
 
-    A batch norm behind a filter of zeros divides by sqrt(eps), so that such a filter's gradients are hundreds of times too large.
+    Weak is a filter whose norm is below `WEAK` of the median of those that are not zero.
     """
     if grad.dim() < 2:
         return grad
-    living = mask.flatten(1).any(1)
-    if bool(living.all()) or not bool(living.any()):
+    size = weight.flatten(1).norm(dim=1)
+    if not bool(size.any()):
+        return grad
+    weak = size < WEAK * size[size > 0].median()
+    if not bool(weak.any()):
         return grad
     largest = grad.detach().flatten(1).abs().amax(1)
-    usual = largest[living].median()
-    factor = torch.where(living | (largest <= usual), torch.ones_like(largest), usual / largest.clamp(min=torch.finfo(grad.dtype).tiny))
+    usual = largest[~weak].median()
+    factor = torch.where(weak & (largest > usual), usual / largest, torch.ones_like(largest))
     return grad * factor.view(-1, *(1,) * (grad.dim() - 1))
 
 

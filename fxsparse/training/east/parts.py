@@ -19,6 +19,7 @@ from fxsparse.training.callbacks import Callback
 from fxsparse.training.east.schedules import fading
 
 if TYPE_CHECKING:
+    from fxsparse.training.recipe import Recipe
     from fxsparse.training.trainer import Trainer
 
 
@@ -64,7 +65,8 @@ def adjusted_density(model: nn.Module, density: float, *, include: Iterable[str]
     total = round(density * sum(t.parameter.numel() * len(t.names) for t in targets))
     if total > unique:
         raise BudgetError(
-            f"a density of {density:g} is {total:,} weights, and the unique tensors have {unique:,}; give at most {unique / total * density:.3g}"
+            f"a density of {density:g} is {total:,} weights, and the unique tensors have {unique:,}; "
+            f"give at most {unique / total * density:.3g}"
         )
     if total == 0:
         raise BudgetError(f"a density of {density:g} leaves no weight")
@@ -74,19 +76,29 @@ def adjusted_density(model: nn.Module, density: float, *, include: Iterable[str]
 class Parts(Callback):
     """The parts of EAST in a run of `Trainer`, under any method: prepares the model, and lets its DyReLUs fade."""
 
-    def __init__(self, *, dyrelu: bool = True, sharing: int = 2, begin: float = 0.25, end: float = 0.5) -> None:
-        self.dyrelu, self.sharing, self.part = dyrelu, sharing, (begin, end)
+    def __init__(self, *, dyrelu: bool = True, sharing: int = 2, fade: tuple[float, float] = (0.25, 0.5)) -> None:
+        self.dyrelu, self.sharing, self.part = dyrelu, sharing, fade
         self.network: Network | None = None
 
     def attach(self, trainer: Trainer) -> None:
-        if self.dyrelu or self.sharing:
-            example = torch.zeros(1, *trainer.data.shape, device=trainer.device)
-            self.network = prepared(trainer.model, (example,), dyrelu=self.dyrelu, sharing=self.sharing, seed=trainer.recipe.seed)
-            trainer.model = self.network.module
+        example = torch.zeros(1, *trainer.data.shape, device=trainer.device)
+        self.network = prepared(trainer.model, (example,), dyrelu=self.dyrelu, sharing=self.sharing, seed=trainer.recipe.seed)
+        trainer.model = self.network.module
         self.curve = fading(trainer.steps, *self.part)
 
     def before_step(self, trainer: Trainer) -> None:
         set_beta(trainer.model, self.curve(trainer.step))
+        watch = getattr(trainer.sparsifier, "watch", None)
+        if watch is not None and self.network is not None:
+            watch(self.network)
 
     def after_step(self, trainer: Trainer) -> None:
         set_beta(trainer.model, self.curve(trainer.step))
+
+
+def parts_of(recipe: Recipe) -> tuple[Parts, ...]:
+    """What the method `east` does to the model of a run; nothing for other methods."""
+    if recipe.method != "east":
+        return ()
+    given = {key: recipe.options[key] for key in ("dyrelu", "sharing", "fade") if recipe.options.get(key) is not None}
+    return (Parts(**given),)

@@ -21,7 +21,7 @@ from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.channel_state import restored, saved
 from fxsparse.training.iee.counts import share_of_cycle
 from fxsparse.training.iee.exploration import Exploration
-from fxsparse.training.iee.latency import Latency
+from fxsparse.training.iee.latency import TRIES, Latency
 from fxsparse.training.iee.settings import Choices, Settings, settings_of
 from fxsparse.training.iee.spending import Counted, Living, Spending, best_within
 from fxsparse.training.iee.timeline import Change, Event, Memory, Timeline
@@ -165,14 +165,21 @@ class ExploitExploreChannels(MaskedOptimizer):
     def prune(self) -> None:
         """Keep the best of what lives, within the budget, and go on with the smaller network."""
         worth, limit = self._worth(self.criterion), self._limit()
-        keep = None
+        keep = self._kept(worth, limit)
+        if isinstance(self.spending, Latency):
+            last = self.calendar.cycle(self.steps_done) == self.calendar.cycles
+            for _ in range(TRIES if last else 1):
+                if self.spending.settle(self.network.shrink(keep), limit) or not last:
+                    break
+                keep = self._kept(worth, limit)
+        self._renew("prune", keep)
+
+    def _kept(self, worth: Mapping[str, Tensor], limit: float) -> Living:
         if self.settings.grace:
             safe = {name: scores.masked_fill(self.memory.recent[name], torch.inf) for name, scores in worth.items()}
             with contextlib.suppress(BudgetError):  # the budget has fallen below what has just grown
-                keep = self._best(safe, limit)
-        self._renew("prune", self._best(worth, limit) if keep is None else keep)
-        if isinstance(self.spending, Latency):
-            self.spending.settle(self.network)
+                return self._best(safe, limit)
+        return self._best(worth, limit)
 
     def grow_back(self) -> None:
         """Bring the best of the resting units back beside all that live."""

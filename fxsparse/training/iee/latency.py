@@ -21,6 +21,9 @@ from fxsparse.passes.choosing import aligned_steps
 from fxsparse.training.distributed import world_size
 from fxsparse.training.iee.spending import Living
 
+NEAR = 0.03
+TRIES = 4  # at the last prune, which nothing corrects any more
+
 
 class Latency:
     """Milliseconds of one run on an engine, by a table of its layers.
@@ -54,14 +57,16 @@ class Latency:
     def of(self, widths: Widths) -> float:
         return self.meter(widths) * self.correction
 
-    def settle(self, network: Network) -> None:
-        """Look how far the prediction for this pruned network is off."""
+    def settle(self, network: Network, limit: float) -> bool:
+        """Look how far the prediction for this pruned network is off, and correct it; whether the network is near enough to its limit."""
+        measured = limit
         if self.remeasure and network.living != self.first.living:
             times = self._measured({"first": self.first, "small": network})
             whole = self.meter(self.meter.widths(self.first.living))
             measured = times["small"] / times["first"] * whole  # of the same moments: the machine may have become slower since
             self.reports.append((self(network, network.living), measured))
             self.correction = measured / self.meter(self.meter.widths(network.living))
+        return abs(measured / limit - 1) <= NEAR
 
     def best_within(self, network: Network, worth: Mapping[str, Tensor], limit: float, least: int) -> Living:
         """The most worth for the time. In each group, units are kept in the order of their worth; infinite worth is kept in any case."""

@@ -110,6 +110,24 @@ def test_a_saved_run_goes_on_with_its_measurements() -> None:
     assert same(later.state_dict()["network"], whole.state_dict()["network"])
 
 
+def test_the_last_prune_is_corrected_until_the_measurement_agrees(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparsifier = run(0, cycles=0, explore=0, growth=0.0)
+    latency = sparsifier.spending
+    assert isinstance(latency, Latency)
+    latency.remeasure, plain = True, made(chain(), table())
+
+    def slower(networks: dict[str, Network]) -> dict[str, float]:
+        """Small networks take a quarter more than the table says."""
+        return {name: plain(n, n.living) * (1.0 if name == "first" else 1.25) for name, n in networks.items()}
+
+    monkeypatch.setattr(latency, "_measured", slower)
+    run(24, sparsifier)
+    small = sparsifier.network
+    assert latency.correction == pytest.approx(1.25)
+    assert 1.25 * plain(small, small.living) <= 0.6 * sparsifier.whole
+    assert len(latency.reports) >= 2
+
+
 def test_processes_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fxsparse.training.iee.latency.world_size", lambda: 2)
     with pytest.raises(Error, match="one table for all"):
@@ -122,7 +140,7 @@ def test_on_a_real_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     network = chain()
     latency = Latency.on(network, "onnxruntime", 1)
     small = network.shrink({"0": [0, 1], "3": [0, 1, 2]})
-    latency.settle(small)
+    latency.settle(small, 1.0)
     (predicted, measured), *rest = latency.reports
     assert not rest and predicted > 0
     assert latency(small, small.living) == pytest.approx(measured)
