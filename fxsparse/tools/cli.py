@@ -9,6 +9,7 @@ from rich.console import Console
 
 from fxsparse.errors import Error
 from fxsparse.tools.bench import bench
+from fxsparse.tools.calibrate import calibrate
 from fxsparse.tools.export import export
 from fxsparse.tools.inspect import inspect
 from fxsparse.tools.prune import prune
@@ -25,6 +26,7 @@ app = typer.Typer(
 app.command()(inspect)
 app.command()(prune)
 app.command()(train)
+app.command()(calibrate)
 app.command()(export)
 app.command()(bench)
 

@@ -2,6 +2,7 @@
 
 from fxsparse.training.calibration import Calibrated, Distribution, calibrate
 from fxsparse.training.callbacks import Callback
+from fxsparse.training.east import Extreme
 from fxsparse.training.frozen import Frozen
 from fxsparse.training.iee import ExploitExplore, ExploitExploreChannels
 from fxsparse.training.masked import MaskedOptimizer
@@ -20,6 +21,7 @@ __all__ = [
     "Distribution",
     "ExploitExplore",
     "ExploitExploreChannels",
+    "Extreme",
     "Frozen",
     "Gradual",
     "MaskedOptimizer",

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fxsparse.training.trainer import Trainer
 
 RESULT, WEIGHTS, NETWORK = "result.json", "weights.safetensors", "network"
+TIMELINE = "timeline.json"
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,9 @@ def write_result(folder: Path, result: Result, model: nn.Module, sparsifier: Mas
         save(sparsifier.at_rest(), folder / NETWORK)
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
     save_file(tensors, str(folder / WEIGHTS))
+    timeline = getattr(sparsifier, "timeline", None)
+    if timeline is not None:
+        write_json(folder / TIMELINE, timeline.to_dict())
     write_json(folder / RESULT, result.to_dict())
 
 

@@ -26,6 +26,7 @@ from fxsparse.training.callbacks import Callback
 from fxsparse.training.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_everything, set_random_state
 from fxsparse.training.data import Batches, Data, load_data
 from fxsparse.training.distributed import rank, world_size
+from fxsparse.training.east.parts import Parts, parts_of
 from fxsparse.training.evaluate import as_logits, evaluate, resting, summed
 from fxsparse.training.iee import ExploitExploreChannels
 from fxsparse.training.masked import MaskedOptimizer
@@ -57,7 +58,9 @@ class Trainer:
     ) -> None:
         if recipe.threads is not None:
             torch.set_num_threads(recipe.threads)
-        self.recipe, self.folder, self.callbacks, self.console = recipe, folder, tuple(callbacks), console
+        self.recipe, self.folder, self.console = recipe, folder, console
+        own = () if any(isinstance(each, Parts) for each in callbacks) else parts_of(recipe)  # what the recipe asks for beside a method
+        self.callbacks = (*own, *callbacks)
         self.device = device_of(recipe)
         cache = None if recipe.cache is None else Path(recipe.cache)
         given = {"validation": recipe.validation, "subset": recipe.subset, "seed": recipe.seed}
