@@ -1,5 +1,6 @@
 """fxsparse: a compiler for sparsity on torch.fx."""
 
+from fxsparse import passes, training
 from fxsparse.axes.rules import register_rule, unregister_rule
 from fxsparse.errors import (
     BudgetError,
@@ -35,9 +36,11 @@ __all__ = [
     "__version__",
     "carry",
     "load",
+    "passes",
     "register_rule",
     "save",
     "trace",
+    "training",
     "unregister_rule",
     "verify",
 ]

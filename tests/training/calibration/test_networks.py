@@ -1,0 +1,99 @@
+"""Calibration as a whole: every method on several networks, exact counts, and what is refused before any work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fxsparse.errors import BudgetError, Error
+from fxsparse.training.calibration import METHODS, calibrate
+from tests.training.calibration.trained import accuracy, calibration, images, trained
+
+SMALL: dict[str, Any] = {"epochs": 4, "population": 4, "generations": 1, "parents": 2, "layer_steps": 40}
+
+
+@pytest.mark.parametrize("kind", ["plain", "tied", "transformer"])
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_keeps_exactly_the_asked_weights(method: str, kind: str) -> None:
+    model = trained(kind)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    made = calibrate(model, calibration(), 0.7, method, **SMALL)
+    size = sum(mask.numel() for mask in made.masks.values())
+    living = {name: int(torch.count_nonzero(p)) for name, p in made.model.named_parameters() if name in made.masks}
+    assert sum(living.values()) == size - round(0.7 * size)
+    assert living == dict(made.distribution.counts)
+    assert min(living.values()) > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not made.model.training
+
+
+@pytest.mark.parametrize("method", ["unipts", "distill", "pot", "recommended"])
+def test_learning_beats_magnitude(method: str) -> None:
+    model = trained("plain")
+    magnitude = accuracy(calibrate(model, calibration(), 0.85, "magnitude").model)
+    assert accuracy(calibrate(model, calibration(), 0.85, method, **{**SMALL, "epochs": 15}).model) > magnitude + 0.1
+
+
+def test_patterns() -> None:
+    made = calibrate(trained("plain"), calibration(), 0.5, exclude=("conv0",), pattern="2:4", **SMALL)
+    for name, mask in made.masks.items():
+        groups = mask.movedim(1, -1).reshape(-1, 4)
+        assert bool((groups.sum(1) == 2).all()), name
+    blocks = calibrate(trained("plain"), calibration(), 0.5, exclude=("conv0",), pattern="block:2x4", **SMALL)
+    assert all(count % 8 == 0 for count in blocks.distribution.counts.values())
+
+
+def test_a_plan_is_applied_again(tmp_path: Path) -> None:
+    first = calibrate(trained("plain"), calibration(), 0.8, **SMALL)
+    first.distribution.save(tmp_path / "plan.json")
+    again = calibrate(trained("plain"), calibration(), 0.8, "distill", allocation=tmp_path / "plan.json", **SMALL)
+    assert dict(again.distribution.counts) == dict(first.distribution.counts)
+
+
+def test_the_same_seed_gives_the_same_network() -> None:
+    one, other = (calibrate(trained("plain"), calibration(), 0.8, **SMALL) for _ in range(2))
+    assert all(torch.equal(value, other.model.state_dict()[name]) for name, value in one.model.state_dict().items())
+
+
+def test_images_without_classes_do() -> None:
+    x, _ = images()
+    made = calibrate(trained("plain"), [x[:256]], 0.7, **SMALL)
+    assert made.agreement > 0.3
+
+
+def test_bfloat16_trains_the_weights() -> None:
+    """Weights that autocast keeps in its cache would stay what they were."""
+    made = calibrate(trained("plain"), calibration(), 0.7, "distill", precision="bf16", **SMALL)
+    assert made.losses[-1] < 0.8 * made.losses[0]
+
+
+X, Y = images()
+
+
+@pytest.mark.parametrize(
+    ("loader", "sparsity", "options", "said"),
+    [
+        ([(X[:8], Y[:8])], 0.9, {}, "8 calibration images are too few"),
+        ([(X[Y != 3][:256], Y[Y != 3][:256])], 0.9, {}, "1 of 10 classes are missing"),
+        ([(X[:256], Y[:256].roll(1))], 0.9, {}, "chance for 10 classes"),
+        ([(X[:256], Y[:256] + 90)], 0.9, {}, "the model has 10 classes"),
+        ([(X[:256], Y[:256])], 0.9999, {}, "weights for 4 layers"),
+        ([(X[:256], Y[:256])], 1.0, {}, "sparsity is the part"),
+        ([(X[:256], Y[:256])], 0.9, {"method": "uni-pts"}, "there is no method"),
+        ([(X[:256], Y[:256])], 0.9, {"epoch": 3}, "no option 'epoch'"),
+        ([(X[:256], Y[:256])], 0.9, {"objective": "hinton"}, "there is no objective"),
+        ([(X[:256], Y[:256])], 0.9, {"precision": "fp8"}, "there is no precision"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(loader: list[Any], sparsity: float, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(Error, match=said):
+        calibrate(trained("plain"), loader, sparsity, **options)
+
+
+def test_a_layer_without_weights_is_refused() -> None:
+    model = trained("plain")
+    with pytest.raises(BudgetError, match="would be left without weights"):
+        calibrate(model, calibration(), 0.5, "magnitude", allocation={"conv0": 1e-4, "*": 0.9}, recalibrate=False)
