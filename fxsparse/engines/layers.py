@@ -126,7 +126,8 @@ def _one_node(layer: Layer) -> tuple[onnx.ModelProto, dict[str, Any]]:
         constants = {"w": numbers(*channels, *layer.kernel), "b": numbers(layer.outputs)}
         name = "ConvTranspose" if layer.transposed else "Conv"
         pads = (*layer.padding, *layer.padding)
-        options: dict[str, Any] = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": pads, "dilations": layer.dilation, "group": layer.groups}
+        options: dict[str, Any] = {"kernel_shape": layer.kernel, "strides": layer.stride, "pads": pads}
+        options |= {"dilations": layer.dilation, "group": layer.groups}
         nodes = [helper.make_node(name, ["x", "w", "b"], ["y"], **options)]
     elif layer.weights:
         feeds, constants = {"x": numbers(layer.rows, layer.inner)}, {"w": numbers(layer.inner, layer.columns), "b": numbers(layer.columns)}
