@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "budgets.json", ROOT / "docs" / "pruning.md"
 BEGIN, END = "<!-- budgets: begin -->", "<!-- budgets: end -->"
 FAMILIES = (
-    "alexnet convnext densenet efficientnet googlenet inception maxvit mnasnet mobilenet regnet resnet resnext shufflenet squeezenet "
-    "swin vgg vit wide_resnet"
-).split()
+    *("alexnet", "convnext", "densenet", "efficientnet", "googlenet", "inception", "maxvit", "mnasnet", "mobilenet", "regnet"),
+    *("resnet", "resnext", "shufflenet", "squeezenet", "swin", "vgg", "vit", "wide_resnet"),
+)
 
 
 def names() -> list[str]:

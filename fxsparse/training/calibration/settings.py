@@ -52,10 +52,10 @@ class Settings:
 METHODS: dict[str, Settings] = {
     "unipts": Settings(),
     "distill": Settings(objective="distillation", allocation="global", dynamic=False),
-    "pot": Settings(objective="layer-wise", allocation="global", dynamic=False),
+    "pot": Settings(objective="layer-wise", allocation="erk", dynamic=False),
     "magnitude": Settings(objective="none", allocation="global", dynamic=False, recalibrate=False),
     "magnitude-bn": Settings(objective="none", allocation="global", dynamic=False),
-    "recommended": Settings(objective="distillation", allocation="global", dynamic=True, augment=True),
+    "recommended": Settings(objective="distillation", allocation="global", dynamic=False, augment=True, lr=0.03),
 }
 
 
