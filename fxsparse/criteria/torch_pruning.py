@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from fxsparse.criteria.base import Data, Scores
@@ -62,8 +61,8 @@ class TorchPruning:
             function = pruner.prune_out_channels if produces else pruner.prune_in_channels
             node = peer.dependency.Node(module, peer.ops.module2type(module), name=module_name)
             dependency = peer.dependency.Dependency(function, function, node, node)
-            indices = [int(i) for i in torch.argsort(index[index >= 0], stable=True)]
-            roots = np.arange(len(indices)).tolist()
+            indices = torch.nonzero(index >= 0).squeeze(1).tolist()
+            roots = index[index >= 0].tolist()  # behind a flattened image, a unit has many indices
             group.add_dep(dependency, indices)
             group[-1].root_idxs = roots
         return group

@@ -13,6 +13,7 @@ from fxsparse.surgery.plan import nearest
 # name -> file, class, the package that it needs, how to get that
 ENGINES: dict[str, tuple[str, str, str, str]] = {
     "onnxruntime": ("onnxruntime", "OnnxRuntime", "onnxruntime", "pip install onnxruntime"),
+    "tensorrt": ("tensorrt", "TensorRT", "tensorrt", "pip install 'fxsparse[tensorrt]'"),
     "inductor": ("inductor", "Inductor", "torch", "pip install torch"),
 }
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from fxsparse.errors import LoweringError
 
-COLD = 0.8  # an enqueue that takes this part of the GPU's time is what limits the run
-
 
 class Device(Protocol):
     """What a run needs of a device."""
