@@ -71,6 +71,6 @@ def require_precision(layers: tuple[BuiltLayer, ...], precision: str) -> None:
     if wrong:
         said = ", ".join(dict.fromkeys(wrong[0].types))
         raise LoweringError(
-            f"{precision} was asked for, and TensorRT built {len(wrong)} of {len(layers)} layers otherwise, first {wrong[0].name!r} ({said}); "
-            "precision comes from the ONNX file, so export it in this precision"
+            f"{precision} was asked for, and TensorRT built {len(wrong)} of {len(layers)} layers otherwise, "
+            f"first {wrong[0].name!r} ({said}); precision comes from the ONNX file, so export it in this precision"
         )

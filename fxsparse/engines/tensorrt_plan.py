@@ -117,7 +117,7 @@ def _first(messages: Sequence[str]) -> str:
 
 
 def read_cache(path: Path) -> bytes:
-    """A timing cache's contents; of a file that is not there, none. A damaged file is an error: it would cost a slower engine in silence."""
+    """A timing cache's contents; of a file that is not there, none. A damaged one is an error: ignoring it would cost a slower engine."""
     if not path.exists():
         return b""
     data = path.read_bytes()

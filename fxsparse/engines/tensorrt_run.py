@@ -92,7 +92,9 @@ class Loaded:
         """Mean milliseconds of each layer by TensorRT's profiler, in a context that is not the one that is timed."""
         times: dict[str, float] = {}
 
-        class Collector(self.trt.IProfiler):  # type: ignore[misc]
+        base: Any = self.trt.IProfiler
+
+        class Collector(base):  # type: ignore[misc]
             def __init__(self) -> None:
                 super().__init__()
 

@@ -1,7 +1,7 @@
 """A stand-in for TensorRT's bindings that knows every name and signature of one version, and nothing else.
 
-Names come from data/tensorrt-10.json and -11.json, read out of the official bindings. A name, an argument or an attribute that a version lacks
-is an error; every call is recorded. What a call returns, `answers` says, or the class that its signature promises.
+Names come from data/tensorrt-10.json and -11.json, read out of the official bindings. A name, an argument or an attribute that a version
+lacks is an error; every call is recorded. What a call returns, `answers` says, or the class that its signature promises.
 """
 
 from __future__ import annotations
