@@ -51,6 +51,10 @@ class OnnxRuntime:
         session = self._open(Path(path))
         return Session(self, session, tuple(inputs) if inputs is not None else _example(session))
 
+    def open_profiled(self, path: Path, prefix: str) -> onnxruntime.InferenceSession:
+        """A session that writes a trace, whose name begins with `prefix`, when profiling ends."""
+        return self._open(path, prefix)
+
     def _open(self, path: Path, profile: str | None = None) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads

@@ -6,6 +6,7 @@ lacks is an error; every call is recorded. What a call returns, `answers` says, 
 
 from __future__ import annotations
 
+import importlib.machinery
 import json
 import types
 from collections.abc import Callable
@@ -30,6 +31,7 @@ class Double(types.ModuleType):
     def __init__(self, version: str, answers: dict[str, Any] | None = None) -> None:
         listed = json.loads((DATA / f"tensorrt-{version}.json").read_text(encoding="utf-8"))
         super().__init__("tensorrt")
+        self.__spec__ = importlib.machinery.ModuleSpec("tensorrt", None)  # others look whether it is there
         self.__version__ = listed["version"]
         self.calls: list[tuple[str, tuple[Any, ...]]] = []
         self.answers = answers or {}
@@ -75,7 +77,7 @@ class Double(types.ModuleType):
 
     def new(self, name: str) -> Any:
         """An instance, past its constructor."""
-        cls = self.made[name]
+        cls: Any = self.made[name]
         return cls.__new__(cls)
 
 

@@ -1,0 +1,93 @@
+"""Time per layer, before and after: a separate pass, as profilers slow what they watch. Never the latency."""
+
+from __future__ import annotations
+
+import json
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fxsparse.engines.base import module_and_inputs
+from fxsparse.engines.onnx_export import export_onnx
+from fxsparse.engines.onnxruntime import OnnxRuntime, Session
+from fxsparse.errors import LoweringError
+from fxsparse.network import Network
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One layer of an engine: how long it takes, and on what shapes it works."""
+
+    name: str
+    kind: str
+    milliseconds: float
+    inputs: tuple[Shape, ...]
+    outputs: tuple[Shape, ...]
+    macs: int
+
+    @property
+    def bytes(self) -> int:
+        """What it must move at least, at four bytes a number."""
+        shapes = (*self.inputs, *self.outputs)
+        return 4 * sum(_count(shape) for shape in shapes)
+
+
+def profile(
+    model: Network | nn.Module, engine: OnnxRuntime | None = None, inputs: Sequence[Any] | Tensor | None = None, runs: int = 20
+) -> tuple[LayerTime, ...]:
+    """Mean time of each layer on ONNX Runtime, in the order of the run."""
+    runtime = engine or OnnxRuntime()
+    if not isinstance(runtime, OnnxRuntime):
+        raise LoweringError("layers are profiled on onnxruntime; a built TensorRT engine has layer_times()")
+    module, example = module_and_inputs(model, inputs)
+    with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(module, path, inputs=example, precision=runtime.precision)
+        session = Session(runtime, runtime.open_profiled(path, str(Path(folder) / "trace")), example)
+        once = session.prepare()
+        for _ in range(runs + 3):
+            once()
+        events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
+    return layers_of_trace(events)
+
+
+def layers_of_trace(events: list[dict[str, Any]]) -> tuple[LayerTime, ...]:
+    """ONNX Runtime's trace: an event for each node and run; the first three runs warm up."""
+    seen: dict[str, list[dict[str, Any]]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and str(event.get("name", "")).endswith("_kernel_time"):
+            seen.setdefault(event["name"].removesuffix("_kernel_time"), []).append(event)
+    made = []
+    for name, all_runs in seen.items():
+        counted = all_runs[3:] or all_runs
+        about = counted[0].get("args", {})
+        taken, made_of = _shapes(about.get("input_type_shape", [])), _shapes(about.get("output_type_shape", []))
+        kind = str(about.get("op_name", ""))
+        milliseconds = sum(float(event["dur"]) for event in counted) / len(counted) / 1e3
+        made.append(LayerTime(name, kind, milliseconds, tuple(taken), tuple(made_of), _macs(kind, taken, made_of)))
+    return tuple(made)
+
+
+def _shapes(said: Any) -> list[Shape]:
+    """`[{"float": [1, 64, 56, 56]}, ...]`"""
+    return [tuple(int(size) for size in shape) for entry in said for shape in entry.values()]
+
+
+def _macs(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
+    """Multiply-accumulates of convolutions and products; other layers have none to speak of."""
+    if not outputs or not inputs or not inputs[0]:
+        return 0
+    if "Conv" in kind and "Transpose" not in kind:
+        return _count(outputs[0]) * _count(inputs[1][1:]) if len(inputs) > 1 else 0
+    return _count(outputs[0]) * inputs[0][-1] if "Gemm" in kind or "MatMul" in kind else 0
+
+
+def _count(shape: Shape) -> int:
+    return math.prod(shape)
