@@ -10,6 +10,7 @@ from rich.console import Console
 from fxsparse.errors import Error
 from fxsparse.tools.bench import bench
 from fxsparse.tools.calibrate import calibrate
+from fxsparse.tools.doctor import doctor
 from fxsparse.tools.export import export
 from fxsparse.tools.inspect import inspect
 from fxsparse.tools.prune import prune
@@ -29,6 +30,7 @@ app.command()(train)
 app.command()(calibrate)
 app.command()(export)
 app.command()(bench)
+app.command()(doctor)
 
 
 def _show_version(value: bool) -> None:
