@@ -2,7 +2,8 @@
 
     python benchmarks/tensorrt_smoke.py [--model torchvision:resnet50] [--batch 1] [--precision fp16] [--engines 3]
 
-Each variant is built several times with one timing cache, and all engines are measured in turn: GPU time by events around a CUDA graph. The row of
+Each variant is built several times with one timing cache, and all engines are measured in turn: GPU time
+by events around a CUDA graph. The row of
 a variant is its median engine; "spread" is how far its engines lie apart.
 """
 
@@ -79,7 +80,8 @@ def table(chosen: argparse.Namespace, folder: str) -> None:
     print(f"{chosen.model}, batch {chosen.batch}, {chosen.precision}; TensorRT {about['version']}, {about['gpu']}, CUDA {about['cuda']}")
     print(f"{about['method']}; saved and loaded again, outputs differ by {error:.1e}\n")
     print(
-        f"{'variant':20} {'median ms':>10} {'p90':>8} {'p99':>8} {'variation':>10} {'spread':>8} {'layers':>7} {'sparse':>7}  to dense (95 %)"
+        f"{'variant':20} {'median ms':>10} {'p90':>8} {'p99':>8} {'variation':>10} {'spread':>8} {'layers':>7} {'sparse':>7}"
+        "  to dense (95 %)"
     )
     reference = timed["dense/0"]
     for name, engines in built.items():
