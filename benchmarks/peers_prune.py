@@ -117,6 +117,8 @@ def table() -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for name, sides in json.loads(RESULT.read_text(encoding="utf-8")).items():
+        if len(sides) < 2:
+            continue  # not measured yet
         cells = [name]
         for side in ("fxsparse", "torch-pruning"):
             said = sides[side]

@@ -1,10 +1,10 @@
 """TensorRT on a machine with a GPU: dense, pruned and 2:4-sparse engines side by side, in one table.
 
-    python benchmarks/tensorrt_smoke.py [--model torchvision:resnet50] [--batch 1] [--precision fp16] [--engines 3]
+    python benchmarks/tensorrt_smoke.py [--model torchvision:resnet50] [--batch 1] [--precision fp16] [--align 32] [--engines 3]
 
 Each variant is built several times with one timing cache, and all engines are measured in turn: GPU time
-by events around a CUDA graph. The row of
-a variant is its median engine; "spread" is how far its engines lie apart.
+by events around a CUDA graph.
+The row of a variant is its median engine; "spread" is how far its engines lie apart.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fxsparse.models import build
 from fxsparse.network import Network
 
 
-def variants(spec: str, batch: int) -> dict[str, tuple[Network, bool]]:
+def variants(spec: str, batch: int, align: int) -> dict[str, tuple[Network, bool]]:
     """Name -> network, and whether 2:4 kernels may be used."""
     model = build(spec)
     inputs = tuple(each[:1].expand(batch, *each.shape[1:]).contiguous() for each in model.inputs)
@@ -36,8 +36,8 @@ def variants(spec: str, batch: int) -> dict[str, tuple[Network, bool]]:
     return {
         "dense": (dense, False),
         "macs 0.5": (passed("prune{macs=0.5}"), False),
-        "macs 0.5, align 32": (passed("prune{macs=0.5,align=32}"), False),
-        "2:4": (passed("mask{pattern=2:4}"), True),
+        f"macs 0.5, align {align}": (passed(f"prune{{macs=0.5,align={align}}}"), False),
+        "2:4": (passed('mask{pattern="2:4"}'), True),
     }
 
 
@@ -46,6 +46,7 @@ def main() -> int:
     parser.add_argument("--model", default="torchvision:resnet50")
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--precision", choices=("fp32", "fp16"), default="fp16")
+    parser.add_argument("--align", type=int, default=32, help="less for narrow networks")
     parser.add_argument("--engines", type=int, default=3, help="how many of each variant")
     parser.add_argument("--seconds", type=float, default=3.0)
     chosen = parser.parse_args()
@@ -62,7 +63,7 @@ def main() -> int:
 def table(chosen: argparse.Namespace, folder: str) -> None:
     built: dict[str, list[Running]] = {}
     engine("tensorrt", precision=chosen.precision)  # said before minutes of pruning, if it is not there
-    for name, (network, sparse) in variants(chosen.model, chosen.batch).items():
+    for name, (network, sparse) in variants(chosen.model, chosen.batch, chosen.align).items():
         runtime = engine("tensorrt", precision=chosen.precision, sparse=sparse, timing_cache=folder)
         built[name] = [runtime.build(network) for _ in range(chosen.engines)]  # type: ignore[misc]
     first = built["dense"][0]
@@ -79,10 +80,8 @@ def table(chosen: argparse.Namespace, folder: str) -> None:
     about = first.describe()
     print(f"{chosen.model}, batch {chosen.batch}, {chosen.precision}; TensorRT {about['version']}, {about['gpu']}, CUDA {about['cuda']}")
     print(f"{about['method']}; saved and loaded again, outputs differ by {error:.1e}\n")
-    print(
-        f"{'variant':20} {'median ms':>10} {'p90':>8} {'p99':>8} {'variation':>10} {'spread':>8} {'layers':>7} {'sparse':>7}"
-        "  to dense (95 %)"
-    )
+    heads = f"{'median ms':>10} {'p90':>8} {'p99':>8} {'variation':>10} {'spread':>8} {'layers':>7} {'sparse':>7}"
+    print(f"{'variant':20} {heads}  to dense (95 %)")
     reference = timed["dense/0"]
     for name, engines in built.items():
         found = sorted((timed[f"{name}/{index}"] for index in range(len(engines))), key=lambda timing: timing.median)

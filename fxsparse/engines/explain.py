@@ -49,11 +49,11 @@ class Explained:
 
 
 def explain(before: Sequence[LayerTime], after: Sequence[LayerTime], step: int = 8, masked: bool = False) -> tuple[Explained, ...]:
-    """Pair the convolutions and products of two profiles, in their order, and say why time did not follow MACs.
+    """Pair the convolutions and products of two profiles, in the order of the exported file, and say why time did not follow MACs.
 
     `step` is the width that the engine likes (`align=auto` measures it); `masked` says that weights of the second network are masked.
     """
-    first, second = ([layer for layer in each if layer.macs] for each in (before, after))
+    first, second = (sorted((layer for layer in each if layer.macs), key=lambda layer: layer.place) for each in (before, after))
     if len(first) != len(second):
         raise LoweringError(
             f"the profiles have {len(first)} and {len(second)} convolutions and products, which cannot be paired; "
@@ -74,8 +74,9 @@ def summary(explained: Sequence[Explained]) -> str:
 
 def widths(layer: LayerTime) -> tuple[int, int]:
     """Channels that a layer takes and makes."""
-    axis = 1 if "Conv" in layer.kind else -1
-    return layer.inputs[0][axis], layer.outputs[0][axis]
+    if "Conv" not in layer.kind:
+        return layer.inputs[0][-1], layer.outputs[0][-1]
+    return layer.inputs[0][1], layer.outputs[0][1] if layer.weight is None else layer.weight[0]
 
 
 def _reasons(before: LayerTime, after: LayerTime, step: int, masked: bool, floor: float, balance: float) -> tuple[str, ...]:
@@ -88,15 +89,16 @@ def _reasons(before: LayerTime, after: LayerTime, step: int, masked: bool, floor
     odd = [new for old, new in zip(widths(before), widths(after), strict=True) if new % step and not old % step]
     if odd:
         reasons.append(f"odd width: {' and '.join(map(str, odd))} {'is' if len(odd) == 1 else 'are'} no multiple of {step}")
+    computed = after.outputs[0][1] if "Conv" in after.kind else widths(after)[1]
+    if computed != widths(after)[1]:
+        reasons.append(f"padded: {widths(after)[1]} channels are computed as {computed}")
     if after.milliseconds <= floor:
         reasons.append(f"launch-bound: {1e3 * after.milliseconds:.0f} us is about what the smallest layers take")
-    elif after.macs / after.bytes < balance:
+    elif after.macs / after.bytes < 0.99 * balance:
         reasons.append(
             f"memory-bound: {after.macs / after.bytes:.1f} MACs a byte, and this machine computes {balance:.1f} while it moves one"
         )
-    return tuple(reasons) or (
-        "unexplained: its widths, its size and its traffic give no reason; another kernel was picked, or the run was noisy",
-    )
+    return tuple(reasons) or ("unexplained: widths, size and traffic give no reason; another kernel was picked, or the run was noisy",)
 
 
 def _balance(layers: Sequence[LayerTime]) -> float:

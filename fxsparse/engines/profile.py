@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx
 from torch import Tensor, nn
 
 from fxsparse.engines.base import module_and_inputs
@@ -31,6 +32,8 @@ class LayerTime:
     inputs: tuple[Shape, ...]
     outputs: tuple[Shape, ...]
     macs: int
+    weight: Shape | None = None  # as exported: the engine may compute more channels
+    place: int = -1  # in the exported file: engines run branches in an order of their own
 
     @property
     def bytes(self) -> int:
@@ -55,10 +58,36 @@ def profile(
         for _ in range(runs + 3):
             once()
         events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
-    return layers_of_trace(events)
+        places = Places(onnx.load(path, load_external_data=False).graph)
+    return layers_of_trace(events, places)
 
 
-def layers_of_trace(events: list[dict[str, Any]]) -> tuple[LayerTime, ...]:
+class Places:
+    """Where a file's convolutions and products stand, and their weights, found by the runtime's names.
+
+    What it fuses is called as the last fused node, or as that node's output.
+    """
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self._constants = {each.name: tuple(each.dims) for each in graph.initializer}
+        self._makers = {made: node for node in graph.node for made in node.output}
+        self._makers |= {node.name: node for node in graph.node}
+        self._order = {node.name: index for index, node in enumerate(graph.node)}
+
+    def of(self, name: str, kind: str) -> tuple[int, Shape | None]:
+        """The number of the nearest node of this kind, backwards from the named one, and its weight."""
+        wanted = "Conv" if "Conv" in kind else "Gemm" if "Gemm" in kind else "MatMul"
+        front = [name.removesuffix("_nchwc")]
+        for _ in range(6):  # a convolution, its norm, an addition, an activation of a few nodes
+            nodes = [self._makers[each] for each in front if each in self._makers]
+            for node in nodes:
+                if wanted in node.op_type:
+                    return self._order[node.name], self._constants.get(node.input[1])
+            front = [each for node in nodes for each in node.input]
+        return -1, None
+
+
+def layers_of_trace(events: list[dict[str, Any]], places: Places) -> tuple[LayerTime, ...]:
     """ONNX Runtime's trace: an event for each node and run; the first three runs warm up."""
     seen: dict[str, list[dict[str, Any]]] = {}
     for event in events:
@@ -70,8 +99,10 @@ def layers_of_trace(events: list[dict[str, Any]]) -> tuple[LayerTime, ...]:
         about = counted[0].get("args", {})
         taken, made_of = _shapes(about.get("input_type_shape", [])), _shapes(about.get("output_type_shape", []))
         kind = str(about.get("op_name", ""))
+        place, weight = places.of(name, kind)
+        macs = _macs(kind, taken, made_of, weight)
         milliseconds = sum(float(event["dur"]) for event in counted) / len(counted) / 1e3
-        made.append(LayerTime(name, kind, milliseconds, tuple(taken), tuple(made_of), _macs(kind, taken, made_of)))
+        made.append(LayerTime(name, kind, milliseconds, tuple(taken), tuple(made_of), macs, weight, place))
     return tuple(made)
 
 
@@ -80,12 +111,12 @@ def _shapes(said: Any) -> list[Shape]:
     return [tuple(int(size) for size in shape) for entry in said for shape in entry.values()]
 
 
-def _macs(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape]) -> int:
-    """Multiply-accumulates of convolutions and products; other layers have none to speak of."""
+def _macs(kind: str, inputs: Sequence[Shape], outputs: Sequence[Shape], weight: Shape | None) -> int:
+    """Multiply-accumulates of convolutions and products, without what the engine pads; other layers have none to speak of."""
     if not outputs or not inputs or not inputs[0]:
         return 0
     if "Conv" in kind and "Transpose" not in kind:
-        return _count(outputs[0]) * _count(inputs[1][1:]) if len(inputs) > 1 else 0
+        return outputs[0][0] * _count(outputs[0][2:]) * _count(weight) if weight is not None else 0
     return _count(outputs[0]) * inputs[0][-1] if "Gemm" in kind or "MatMul" in kind else 0
 
 

@@ -23,7 +23,6 @@ class Choices:
     sparse: bool = False  # let 2:4 kernels compete
     tf32: bool = False
     level: int = 3
-    workspace: int = 1 << 30
     batches: tuple[int, int, int] | None = None  # least, usual, most; only for files with a free batch
     cache: Path | None = None  # the timing cache's file
 
@@ -67,7 +66,6 @@ def build_plan(trt: Any, model: Path, choices: Choices) -> bytes:
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else the inspector tells no types
     config.builder_optimization_level = choices.level
-    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, choices.workspace)
     if choices.sparse:
         config.set_flag(trt.BuilderFlag.SPARSE_WEIGHTS)
     if not choices.tf32:

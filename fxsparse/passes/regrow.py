@@ -16,6 +16,7 @@ from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import matches
 from fxsparse.passes.prune import changes
+from fxsparse.surgery.growth import _over_statistics as over_statistics
 from fxsparse.surgery.plan import nearest
 
 
@@ -26,7 +27,8 @@ class Regrow(Pass):
     Which: those that `groups` names by number, or the best so many of each group by `counts`, or the best overall until a budget is spent
     (`units`, `parameters`, `macs` or `memory`, as a share of the dense network's or absolute); all of them when nothing is said. `only`
     restricts the groups. With `init=zero`, the default, the function stays as it is; `journal` restores the values that were removed, and
-    `fresh` draws new ones. What is best a criterion says, looking at the remembered values.
+    `fresh` draws new ones. What is best a criterion says, looking at the remembered values. Groups that are normalised over their units
+    cannot grow with `init=zero`: they are left alone, and named in the notes, unless they were asked for by name.
     """
 
     name: ClassVar[str] = "regrow"
@@ -57,11 +59,22 @@ class Regrow(Pass):
 
     def run(self, network: Network, context: Context) -> PassResult:
         missing = self._missing(network)
-        wanted = self._wanted(network, missing, context)
+        left = self._unfit(network, missing)
+        free = {name: units for name, units in missing.items() if name not in left}
+        wanted = self._wanted(network, free, context)
+        why = "left alone, normalised over their units, so that init=zero cannot keep the function (journal and fresh can): "
+        notes = (why + ", ".join(left),) if left else ()
         if not wanted:
-            return PassResult(network, False, ("nothing was grown: " + ("nothing is missing" if not missing else "nothing more fits"),))
+            what = "nothing is missing" if not missing else "nothing more fits" if free else "no group can"
+            return PassResult(network, False, (f"nothing was grown: {what}", *notes))
         result = network.regrow(wanted, self.init)
-        return PassResult(result, True, tuple(changes(network, result)))
+        return PassResult(result, True, (*changes(network, result), *notes))
+
+    def _unfit(self, network: Network, missing: Mapping[str, list[int]]) -> list[str]:
+        """Groups that the pass would choose by itself, and that cannot grow without changing the function."""
+        if self.init != "zero" or self.groups is not None or self.counts is not None:
+            return []
+        return [name for name in missing if over_statistics(network, name)]
 
     def _missing(self, network: Network) -> dict[str, list[int]]:
         gone = {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -16,7 +18,7 @@ from tests.engines.test_onnx import pruned
 
 def conv(milliseconds: float, width: int, out: int = 64, image: int = 32) -> LayerTime:
     shapes = ((1, width, image, image), (out, width, 3, 3))
-    return LayerTime("conv", "Conv", milliseconds, shapes, ((1, out, image, image),), out * image * image * width * 9)
+    return LayerTime("conv", "Conv", milliseconds, shapes, ((1, out, image, image),), out * image * image * width * 9, (out, width, 3, 3))
 
 
 def copy(milliseconds: float, numbers: int) -> LayerTime:
@@ -49,6 +51,22 @@ def test_odd_widths() -> None:
     (found,) = explain([conv(1.0, 64), *SMALL], [conv(0.9, 33), *SMALL])
     assert "odd width: 33 is no multiple of 8" in found.reasons
     assert "time x0.90, MACs x0.52; odd width: 33" in summary([found])
+
+
+def test_branches_that_ran_in_another_order_are_paired() -> None:
+    def two(first: int, second: int) -> list[LayerTime]:
+        layers = [replace(conv(1.0, width), place=place) for width, place in ((first, 3), (second, 7))]
+        return [*layers, *SMALL]
+
+    dense, small = two(64, 16), two(32, 8)
+    small[:2] = small[1::-1]
+    assert [each.macs_ratio for each in explain(dense, small)] == [0.5, 0.5]
+
+
+def test_padding() -> None:
+    padded = LayerTime("conv", "Conv", 0.9, ((1, 64, 32, 32), (64, 64, 3, 3)), ((1, 64, 32, 32),), 49 * 32 * 32 * 64 * 9, (49, 64, 3, 3))
+    (found,) = explain([conv(1.0, 64), *SMALL], [padded, *SMALL])
+    assert found.reasons[:2] == ("odd width: 49 is no multiple of 8", "padded: 49 channels are computed as 64")
 
 
 def test_launch_bound() -> None:
