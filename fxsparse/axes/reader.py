@@ -112,7 +112,7 @@ class _TapeReader:
         rule = rule_for(call)
         try:
             if rule is None:
-                raise NotImplementedError(f"no rule for the operator {call.name.replace('.', '::')}; {HINT}")
+                raise NotImplementedError(f"no rule for the operator {call.name.replace('.', '::', 1)}; {HINT}")
             rule.apply(site)
             for index, ref in enumerate(call.results):
                 if isinstance(ref, Ref) and not same_size(site.results[index], self.tape.shape(ref)):
@@ -125,7 +125,7 @@ class _TapeReader:
 
     def refuse(self, call: Call, site: Site, tensors: list[Ref], error: Exception) -> None:
         known = isinstance(error, NotImplementedError)
-        reason = str(error) if known else f"the rule of {call.name.replace('.', '::')} failed: {type(error).__name__}: {error}"
+        reason = str(error) if known else f"the rule of {call.name.replace('.', '::', 1)} failed: {type(error).__name__}: {error}"
         self.reading.unknown.setdefault(call.name, reason)
         for ref in tensors:
             for axis in self.axes_of(ref):

@@ -6,9 +6,12 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from torch import nn
+
 from fxsparse.axes.site import Site
 from fxsparse.axes.spec import apply_spec, parse
 from fxsparse.errors import RuleError
+from fxsparse.tracing.taught import TAUGHT, ModuleOperator, Resize
 
 Apply = Callable[[Site], None]
 
@@ -67,21 +70,36 @@ class Rules:
     def find(self, name: str) -> Rule | None:
         return self._own.get(name) or self._rules.get(name)
 
-    def register(self, name: str, rule: str | Apply) -> None:
-        """Teach an operator, `namespace::name` or `namespace.name`: a spec as text, or a function over a `Site`."""
-        key = name.replace("::", ".")
-        if key.count(".") != 1:
-            raise RuleError(f"an operator is named like 'mylib::scale'; {name!r} is not")
+    def register(self, name: str | type[nn.Module], rule: str | Apply, *, resize: Resize | None = None) -> None:
+        """Teach an operator, `namespace::name` or `namespace.name`, or a class of modules: a spec as text, or a function over a `Site`.
+
+        A module of a taught class is one call, and is not looked into. Its operands are the tensors that `forward` gets, then its
+        parameters, then its buffers, under these names. `resize` brings sizes that it keeps as attributes in line with its tensors.
+        """
+        if isinstance(name, str):
+            key = name.replace("::", ".")
+            if key.count(".") != 1:
+                raise RuleError(f"an operator is named like 'mylib::scale'; {name!r} is not")
+            if resize is not None:
+                raise RuleError(f"{name!r} is an operator and keeps no sizes; `resize` goes with a class of modules")
+        elif isinstance(name, type) and issubclass(name, nn.Module):
+            operator = ModuleOperator(name, resize)
+            key = operator.key
+        else:
+            raise RuleError(f"a rule is for an operator's name or a subclass of torch.nn.Module, not for {name!r}")
         if isinstance(rule, str):
             parse(rule)
             text = rule
             self._own[key] = Rule(key, text, lambda site: _apply_text(site, text))
         else:
             self._own[key] = Rule(key, (rule.__doc__ or "a function").strip().splitlines()[0], rule)
+        if not isinstance(name, str):
+            TAUGHT[name] = operator
 
-    def unregister(self, name: str) -> None:
+    def unregister(self, name: str | type[nn.Module]) -> None:
         """Forget a rule that was registered."""
-        key = name.replace("::", ".")
+        operator = None if isinstance(name, str) else TAUGHT.pop(name, None)
+        key = operator.key if operator is not None else str(name).replace("::", ".")
         if self._own.pop(key, None) is None:
             near = difflib.get_close_matches(key, self._own, n=3)
             raise RuleError(f"no rule was registered for {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))

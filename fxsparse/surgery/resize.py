@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from fxsparse.tracing.taught import operator_of
+
 Literals = dict[str, Any]  # operator argument -> what it will be, from the module's recorded calls
 
 
@@ -92,7 +94,12 @@ RESIZERS: tuple[tuple[tuple[type, ...], Callable[[Any, Literals], None]], ...] =
 
 
 def resize(module: nn.Module, literals: Literals) -> None:
-    """Bring a module's size attributes in line; a module of another kind has none."""
+    """Bring a module's size attributes in line; a module of another kind has none, unless it was taught with a `resize` of its own."""
+    operator = operator_of(module)
+    if operator is not None:
+        if operator.resize is not None:
+            operator.resize(module)
+        return
     for types, adapt in RESIZERS:
         if isinstance(module, types):
             adapt(module, literals)

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from torch import nn
 
+from fxsparse.tracing.taught import operator_of
+
 # Modules that only drop whole samples: traced through, they would bake `training`. Class names, so that their packages need not be there.
 leaf_modules: set[str] = {"StochasticDepth", "DropPath"}
 
 
 def is_leaf(module: nn.Module) -> bool:
-    """torch's own modules without children (a parametrization does not count as one), and `leaf_modules`."""
+    """torch's own modules without children (a parametrization does not count as one), `leaf_modules`, and modules with a rule."""
+    if operator_of(module) is not None:
+        return True
     cls = type(module)
     if hasattr(module, "parametrizations"):
         cls = cls.__mro__[1]

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
+from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
 
 ROWS = 3
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
@@ -36,6 +37,7 @@ class Recorder(TorchDispatchMode):
         self.on_node: OnNode | None = None
         self.names: dict[int, str] = {}
         self.failed = ""  # the innermost module that raised
+        self.silent = False  # inside a module that is one call
         self._ids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
@@ -71,13 +73,30 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        if self.silent:
+            return self._run(func, args, kwargs)
         as_refs = tree_map_only(Tensor, lambda t: self.ref(t, "constant"), (args, kwargs))
         out = self._run(func, args, kwargs)
         sure = not any(word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")) and all(
             self.tape.values[ref.id].content is not None for ref in tree_leaves(as_refs) if isinstance(ref, Ref)
         )  # uninitialised and random numbers, and what is made of them, are different every time
+        if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
+            self._ids.pop(id(args[0]), None)
         results = tuple(self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
         self.tape.calls.append(Call(func, as_refs[0], as_refs[1], results, Owner(self.modules[-1], *self.node)))
+        return out
+
+    def module_call(self, operator: ModuleOperator, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        """Run a module that is taught as a whole, and write one call."""
+        arguments = tree_map_only(Tensor, lambda t: self.ref(t, "constant"), call_arguments(module, args, kwargs))
+        self.silent = True
+        try:
+            out = call(module, *args, **kwargs)
+        finally:
+            self.silent = False
+        results = tuple(self.ref(leaf, sure=False) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
+        written: Any = operator  # in the place of an ATen operator
+        self.tape.calls.append(Call(written, (), arguments, results, Owner(self.modules[-1], *self.node)))
         return out
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -160,7 +179,10 @@ def recording(recorder: Recorder) -> Iterator[None]:
         if name is None:
             return call(module, *args, **kwargs)
         recorder.modules.append(name)
+        operator = None if recorder.silent or not name else operator_of(module)
         try:
+            if operator is not None:
+                return recorder.module_call(operator, call, module, args, kwargs)
             return call(module, *args, **kwargs)
         except Exception:
             recorder.failed = recorder.failed or name

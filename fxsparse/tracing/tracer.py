@@ -244,7 +244,7 @@ class _Graphing(TorchFunctionMode):
 
     def module_call(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         name = self.names.get(id(module))
-        if name is None or module is self.root or not is_leaf(module):
+        if name is None or module is self.root or self.recorder.silent or not is_leaf(module):
             return call(module, *args, **kwargs)
         node = self.graph.create_node("call_module", name, self.argument(tuple(args)), self.argument(dict(kwargs)))
         outer = self.recorder.node

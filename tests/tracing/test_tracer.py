@@ -1,0 +1,198 @@
+"""What the tracer keeps of the user's own Python: sizes, control flow, modes, nested arguments; and what it cannot follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxsparse
+from fxsparse.tracing.numbers import TracedInt
+from fxsparse.tracing.tape import Tape
+
+
+class Calls(nn.Module):
+    """A linear layer and a function."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.function = function
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self.fc(x), *args, **kwargs)
+
+
+def trace(function: Callable[..., Any], *args: Any, **kwargs: Any) -> tuple[nn.Module, fxsparse.Network]:
+    model = Calls(function).eval()
+    return model, fxsparse.trace(model, args, kwargs)
+
+
+def branch(y: Tensor) -> Tensor:
+    return y.relu() if y.shape[0] > 1 and len(y) == y.size(0) else y
+
+
+def unpacked(batch: int, width: int) -> tuple[int, int, int]:
+    return batch, 1, width
+
+
+SIZES: dict[str, Callable[[Tensor], Tensor]] = {
+    "control flow": branch,
+    "arithmetic": lambda y: y.view(y.shape[0] * 2, y.shape[1] // 2),
+    "numel": lambda y: y.view(y.numel()),
+    "unpacked": lambda y: y.reshape((lambda n, c: (n, 1, c))(*y.shape)),  # type: ignore[arg-type]
+    "scaled by a root": lambda y: y / y.shape[1] ** 0.5,
+    "a loop": lambda y: torch.stack([y[:, i] for i in range(y.shape[1])], 1),
+    "made": lambda y: y + torch.ones(y.shape[0], 1, device=y.device),
+    "expanded": lambda y: y[:, None].expand(y.shape[0], 3, -1),
+}
+
+
+@pytest.mark.parametrize("name", sorted(SIZES))
+def test_the_batch_stays_dynamic(name: str) -> None:
+    model, network = trace(SIZES[name], torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    for batch in (2, 5):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(network(x), model(x))
+
+
+def test_a_size_is_an_int_that_remembers() -> None:
+    seen: list[Any] = []
+
+    def look(y: Tensor) -> Tensor:
+        seen.append(y.shape[0])
+        return y.view(y.shape[0], -1)
+
+    trace(look, torch.randn(3, 4))
+    assert isinstance(seen[0], TracedInt) and isinstance(seen[0], int) and seen[0] == 3
+    assert isinstance(seen[0] * 2, int) and seen[0] * 2 == 6 and list(range(seen[0])) == [0, 1, 2]
+
+
+def test_nested_arguments_and_results_keep_their_form() -> None:
+    def function(y: Tensor, pair: tuple[Tensor, dict[str, Tensor]], *, add: Tensor, factor: int = 1) -> dict[str, Any]:
+        return {"sum": y + pair[0] + add, "list": [pair[1]["b"] * factor, (y,)]}
+
+    x, a, b = torch.randn(2, 4), torch.randn(2, 4), torch.randn(2, 4)
+    model, network = trace(function, x, (a, {"b": b}), add=a, factor=3)
+    got, expected = network(x, (a, {"b": b}), add=a, factor=3), model(x, (a, {"b": b}), add=a, factor=3)
+    assert list(got) == ["sum", "list"] and isinstance(got["list"][1], tuple)
+    torch.testing.assert_close(got, expected)
+
+
+def test_a_plain_argument_is_part_of_the_graph() -> None:
+    x = torch.randn(2, 4)
+    _, network = trace(lambda y, factor: y * factor, x, 3)
+    with pytest.raises(fxsparse.TraceError, match="trace it again"):
+        network(x, 4)
+
+
+class Auxiliary(nn.Module):
+    """Does more in train mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head, self.auxiliary = nn.Linear(4, 6), nn.Linear(6, 3), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.body(x)
+        return (self.head(y), self.auxiliary(y)) if self.training else self.head(y)
+
+
+def test_a_network_that_asks_for_its_mode_has_two_graphs() -> None:
+    model = Auxiliary().eval()
+    network = fxsparse.trace(model, torch.randn(2, 4))
+    assert [each.tape.mode for each in network.origin.structure.reading.tapes] == ["eval", "train"]
+    assert {m.tensor for m in network.group("body").members} >= {"head.weight", "auxiliary.weight"}
+    small = network.shrink({"body": [0, 4]})
+    x = torch.randn(3, 4)
+    assert small.module(x).shape == (3, 3)
+    small.module.train()
+    head, auxiliary = small.module(x)
+    assert head.shape == (3, 3) and auxiliary.shape == (3, 2)
+    assert list(network.module.state_dict()) == list(model.state_dict())
+
+
+def test_a_network_that_does_not_ask_has_one() -> None:
+    network = fxsparse.trace(nn.Sequential(nn.Linear(4, 4), nn.Dropout()).eval(), torch.randn(2, 4))
+    assert [each.tape.mode for each in network.origin.structure.reading.tapes] == ["eval"]
+
+
+DATA: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "a truth value": (lambda y: y * 2 if y.sum() > 1e9 else y, "__bool__"),
+    "a number": (lambda y: y * y.sum().item(), "item"),
+    "a float": (lambda y: y * float(y.sum()), "__float__"),
+}
+
+
+class Around(nn.Module):
+    """A part that can be traced, and code that cannot."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.part(x))
+
+
+@pytest.mark.parametrize("name", sorted(DATA))
+def test_control_flow_on_data_leaves_islands_and_says_why(name: str) -> None:
+    function, word = DATA[name]
+    model = Around(function).eval()
+    network = fxsparse.trace(model, torch.randn(2, 4))
+    assert network.origin.islands == ("part",)
+    note = network.notes[0]
+    assert "in 1 parts" in note and "looks at the value of a tensor" in note and word in note
+    x = torch.randn(3, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(network(x), model(x))
+    assert network.group("part.0").prunable
+
+
+def test_a_part_that_is_called_in_two_ways_stays_python() -> None:
+    class Flagged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a = nn.Linear(4, 4)
+
+        def forward(self, x: Tensor, flag: bool) -> Tensor:
+            y: Tensor = self.a(x)
+            return y.relu() if flag else y
+
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part = Flagged()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.part(self.part(x, True), False)
+            return y if bool(y.sum() < 1e9) else y * 2
+
+    model = Twice().eval()
+    network = fxsparse.trace(model, torch.randn(2, 4))
+    assert network.origin.islands == ()
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(network(x), model(x))
+
+
+def test_a_tensor_whose_axes_turn_in_place_is_another_value_from_then_on() -> None:
+    network = trace(lambda y: y.transpose_(0, 1).relu(), torch.randn(4, 4))[1]
+    tape: Tape = network.origin.structure.reading.tapes[0].tape
+    (turn,) = [call for call in tape.calls if call.name == "aten.transpose_"]
+    assert turn.results[0] != turn.args[0]
+
+
+def test_a_model_that_raises_says_where() -> None:
+    with pytest.raises(fxsparse.TraceError, match=r"'fc'.*\(2, 5\).*check that model"):
+        trace(lambda y: y, torch.randn(2, 5))
+
+
+def test_what_is_no_module_is_refused() -> None:
+    wrong: Any = lambda x: x  # noqa: E731
+    with pytest.raises(fxsparse.TraceError, match="wrap the function in a module"):
+        fxsparse.trace(wrong, torch.randn(2))
