@@ -23,6 +23,7 @@ from fxsparse.channels.costs import network_macs, network_parameters, with_costs
 from fxsparse.channels.groups import Group, Structure, group
 from fxsparse.channels.view import to_networkx
 from fxsparse.surgery.build import as_new_parameter, build
+from fxsparse.surgery.feasible import feasible
 from fxsparse.surgery.growth import initialised
 from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
@@ -253,6 +254,7 @@ def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
     skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)
+    structure = feasible(skeleton, structure, inputs)
     origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original)
     return Network(traced.module, origin, {name: g.units for name, g in structure.groups.items()})
 

@@ -16,7 +16,7 @@ from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import matches
 from fxsparse.passes.prune import changes
-from fxsparse.surgery.growth import _over_statistics as over_statistics
+from fxsparse.surgery.growth import over_statistics
 from fxsparse.surgery.plan import nearest
 
 

@@ -61,7 +61,7 @@ def _silent(before: Network, after: Network, key: str, axis: int, grown: Atoms) 
         consumed = any(m.role == "consumes" for m in group.members)
         first_module = group.members[0].tensor.rpartition(".")[0]
         chosen = members[0].role == "consumes" if consumed else key.rpartition(".")[0] == first_module
-        if _over_statistics(before, group.name):
+        if over_statistics(before, group.name):
             raise PlanError(
                 f"group {name!r} is normalised over its units: growing one changes the statistics of all, "
                 "so init='zero' cannot keep the function; use 'journal' or 'fresh'"
@@ -73,7 +73,7 @@ def _silent(before: Network, after: Network, key: str, axis: int, grown: Atoms) 
     return np.array(sorted(silent), dtype=np.int64)
 
 
-def _over_statistics(network: Network, name: str) -> bool:
+def over_statistics(network: Network, name: str) -> bool:
     structure = network.origin.structure
     statistics = structure.reading.book.statistics
     classes = set(structure.classes[name].tolist())
