@@ -30,6 +30,7 @@ from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
 from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
+from fxsparse.tracing.garbage import collected_later
 from fxsparse.tracing.recorder import as_arguments, record
 from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module
@@ -165,6 +166,7 @@ class Network:
             wanted[name] = tuple(sorted({*self.living[name], *numbers(name, units, missing or [-1])}))
         return self.with_living({**self.living, **wanted}, init)
 
+    @collected_later()
     def with_living(self, living: Mapping[str, tuple[int, ...]], init: Init = "journal") -> Network:
         """The network in which exactly these units live."""
         prediction = predict(self.origin.structure, living)
@@ -241,6 +243,7 @@ class Network:
         return as_original(self)
 
 
+@collected_later()
 def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Network:
     """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
     network shares its parameters."""
@@ -248,6 +251,7 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
     return analysed(trace_module(model, args, kwargs), example_inputs_of(args, kwargs), type(model))
 
 
+@collected_later()
 def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[nn.Module]) -> Network:
     """The network of a traced module: all its units live."""
     reading = read(traced.tapes)

@@ -344,6 +344,19 @@ class Patches(nn.Module):
         return out
 
 
+@case(4, 6)
+class Pairs(nn.Module):
+    """Every channel of one branch with every channel of another, by a weight for each pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.pair, self.head = nn.Linear(6, 8), nn.Linear(6, 5), nn.Bilinear(8, 5, 7), nn.Linear(7, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.head(self.pair(self.a(x), self.b(x)))
+        return out
+
+
 @case(2, 3, 6, 6)
 class Resizes(nn.Module):
     def __init__(self) -> None:

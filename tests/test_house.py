@@ -27,6 +27,7 @@ FLOORS = [
     {"passes"},
     {"saving"},  # what passes have changed of a model, loading repeats
     {"training"},
+    {"report"},
     {"tools"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

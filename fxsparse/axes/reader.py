@@ -6,6 +6,7 @@ axis they touch, with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -174,11 +175,41 @@ def _protect_unused(reading: Reading) -> None:
         key
         for each in reading.tapes
         for call in each.tape.calls
-        for value in (*call.args, *call.kwargs.values())
-        for ref in (value if isinstance(value, (list, tuple)) else [value])
-        if isinstance(ref, Ref) and (key := each.tape.values[ref.id].key) is not None
+        for ref in _read_by(call)
+        if (key := each.tape.values[ref.id].key) is not None
     }
-    for key, axes in reading.tensors.items():
-        if key not in used:
-            for axis in axes:
-                reading.algebra.freeze(axis, "no recorded call uses it")
+    unused = [key for key in reading.tensors if key not in used]
+    for key in unused:
+        for axis in reading.tensors[key]:
+            reading.algebra.freeze(axis, "no recorded call uses it")
+    waiting = [key for key in unused if reading.tensors[key]]  # a counter without axes waits for nothing
+    if waiting:
+        for each in reading.tapes:
+            _protect_branches(reading.algebra, each, waiting[0])
+
+
+def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> None:
+    """Python code that was not traced may hold branches that the recorded run did not take. Where a tensor waits unused, it may belong to
+    one of them, and any value that this code has in its hands may go there."""
+    graphs: dict[int, set[str | None]] = {}
+    read: set[int] = set()
+    for call in reading.tape.calls:
+        read.update(ref.id for ref in _read_by(call))
+        for ref in (*_read_by(call), *(result for result in call.results[:1] if isinstance(result, Ref))):  # others are the kernel's own
+            graphs.setdefault(ref.id, set()).add(call.owner.graph)
+    if not any(None in places for places in graphs.values()):
+        return
+    for number, places in graphs.items():
+        in_hand = None in places or len(places) > 1 or number not in read
+        if in_hand and reading.tape.values[number].key is None:
+            for axis in reading.axes.get(number, ()):
+                algebra.freeze(
+                    axis, f"it passes through Python code that could not be traced, and {unused} may be used in a branch not taken"
+                )
+
+
+def _read_by(call: Call) -> Iterator[Ref]:
+    for value in (*call.args, *call.kwargs.values()):
+        for ref in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(ref, Ref):
+                yield ref

@@ -119,10 +119,9 @@ class _Grouper:
         return "produces" if role == "produces" else "consumes" if role == "consumes" else "follows"
 
     def run(self) -> Structure:
-        numbers = self.partition()
+        numbers = self.structure.group_of_class = self.partition()
         members = self.members(numbers)
         names = self.names(members)
-        self.structure.group_of_class = numbers
         for number in sorted(members, key=lambda n: self.rank(members[n])):
             self.add(names[number], number, numbers, members[number])
         return self.structure
@@ -135,9 +134,14 @@ class _Grouper:
         index = {reason: i + 1 for i, reason in enumerate(reasons)}
         for c, reason in self.solution.reason_of.items():
             reason_number[c] = index[reason]
-        keys = np.stack([signatures(self.reading, self.solution), reason_number, self.kinds.astype(np.uint64)], axis=1)
-        _, numbers = np.unique(keys, axis=0, return_inverse=True)
-        return np.where(decisive, numbers.reshape(-1), -1)
+        keys = (signatures(self.reading, self.solution), reason_number * np.uint64(len(KINDS)) + self.kinds.astype(np.uint64))
+        order = np.lexsort(keys[::-1])
+        new = np.zeros(len(order), dtype=np.int64)
+        for key in keys:
+            new[1:] |= key[order[1:]] != key[order[:-1]]
+        numbers = np.empty_like(new)
+        numbers[order] = np.cumsum(new)
+        return np.where(decisive, numbers, -1)
 
     def members(self, numbers: Atoms) -> dict[int, list[tuple[Member, Atoms]]]:
         """Group number -> its members, each with the generator classes of the axis in coordinate order."""
@@ -185,7 +189,7 @@ class _Grouper:
     @property
     def _by_group(self) -> dict[int, Atoms]:
         if not hasattr(self, "_cached"):
-            numbers = self.structure.group_of_class if len(self.structure.group_of_class) else self.partition()
+            numbers = self.structure.group_of_class
             order = np.argsort(numbers, kind="stable")
             bounds = np.flatnonzero(np.diff(numbers[order])) + 1
             self._cached = {int(numbers[part[0]]): part for part in np.split(order, bounds)}

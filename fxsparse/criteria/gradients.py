@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from fxsparse.criteria.base import Data, Scores
+from fxsparse.criteria.batches import cross_entropy, outputs_of, split
 from fxsparse.criteria.units import Units, normaliser
 from fxsparse.errors import PassError
 from fxsparse.network import Network
@@ -20,7 +21,7 @@ from fxsparse.network import Network
 def gradients(network: Network, data: Data, what: str) -> Iterator[dict[str, Tensor]]:
     """The gradients of the loss for each batch, by parameter; the network's own `.grad` and mode stay as they are."""
     if data.batches is None:
-        raise PassError(f"{what} needs gradients; give batches of inputs and targets: data=loader")
+        raise PassError(f"{what} needs gradients; give batches of inputs and targets: data=loader, or --data")
     named = {key: p for key, p in network.module.named_parameters(remove_duplicate=False) if p.requires_grad}
     if not named:
         raise PassError(f"{what} needs gradients, and no parameter of the network asks for one; set requires_grad")
@@ -32,7 +33,7 @@ def gradients(network: Network, data: Data, what: str) -> Iterator[dict[str, Ten
         for batch in data.batches:
             inputs, targets = split(batch)
             inputs, targets = tree_map_only(Tensor, lambda t: t.to(device), (inputs, targets))
-            loss = (data.loss or cross_entropy)(network.module(*inputs), targets)
+            loss = (data.loss or cross_entropy)(outputs_of(network.module, inputs), targets)
             found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             yield {key: g for key, g in zip(named, found, strict=True) if g is not None}
             seen += 1
@@ -41,22 +42,6 @@ def gradients(network: Network, data: Data, what: str) -> Iterator[dict[str, Ten
             module.training = modes[name]
     if not seen:
         raise PassError(f"{what} needs gradients, and the data holds no batch")
-
-
-def split(batch: Any) -> tuple[tuple[Any, ...], Any]:
-    """A batch as positional arguments and targets."""
-    if isinstance(batch, (tuple, list)) and len(batch) == 2:
-        inputs, targets = batch
-        return (tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)), targets
-    raise PassError(f"a batch is (inputs, targets), not a {type(batch).__name__}; wrap the loader")
-
-
-def cross_entropy(outputs: Any, targets: Any) -> Tensor:
-    """Of the first floating tensor among the outputs."""
-    logits = next(leaf for leaf in tree_leaves(outputs) if isinstance(leaf, Tensor) and leaf.is_floating_point())
-    if not isinstance(targets, Tensor):
-        raise PassError(f"targets of type {type(targets).__name__} need a loss of their own: loss=function(outputs, targets)")
-    return torch.nn.functional.cross_entropy(logits, targets)
 
 
 @dataclass(frozen=True)

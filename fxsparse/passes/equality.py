@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch.utils._pytree import tree_map_only
 from fxsparse.errors import PassError, VerificationError
 from fxsparse.network import Network
 from fxsparse.surgery.reference import InDouble, run_in_double
+from fxsparse.tracing.copies import double_copy
 
 # How far outputs may be apart, relative to the largest: weights that were changed are rounded to their own type.
 TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 2e-1}
@@ -68,6 +68,6 @@ def _inputs(network: Network, seed: int) -> Any:
 
 
 def _outputs(module: nn.Module, args: Any, kwargs: Any) -> list[Tensor]:
-    twin = copy.deepcopy(module).cpu().double().eval()
+    twin = double_copy(module).eval()
     state = {**dict(twin.named_parameters(remove_duplicate=False)), **dict(twin.named_buffers(remove_duplicate=False))}
     return [t.double() if not t.is_complex() else t for t in run_in_double(twin, state, args, kwargs, InDouble())[0]]

@@ -29,21 +29,44 @@ class Timing:
     """The seconds of each pass, in order."""
 
     seconds: list[tuple[str, float]] = field(default_factory=list)
+    write: Callable[[str], object] | None = None
 
     def __call__(self, each: Pass, before: Network, result: PassResult, seconds: float) -> None:
         self.seconds.append((str(each), seconds))
+        if self.write is not None:
+            self.write(f"{each}: {seconds:.2f} s")
 
 
 @dataclass(frozen=True)
 class VerifyEach:
-    """Prove each change of widths; passes that change what a network is made of hold their own checks."""
+    """Prove the network after each pass that changed widths, or what the network is made of."""
 
     proofs: list[tuple[str, Proof]] = field(default_factory=list)
+    write: Callable[[str], object] | None = None
 
     def __call__(self, each: Pass, before: Network, result: PassResult, seconds: float) -> None:
-        after = result.network
-        if not result.modified or before.origin is not after.origin:
+        if not result.modified:
             return
-        wide, narrow = (before, after) if sum(map(len, before.living.values())) >= sum(map(len, after.living.values())) else (after, before)
-        if before.living != after.living:
-            self.proofs.append((str(each), verify(wide, narrow)))
+        proof = proved(before, result.network)
+        if proof is not None:
+            self.proofs.append((str(each), proof))
+        if self.write is not None:
+            self.write(f"{each}: {proof or 'no width has changed, nothing to prove'}")
+
+
+def proved(before: Network, after: Network) -> Proof | None:
+    """The proof of a change: of widths alone against the network before it; of an edit, or where units both went and came, against the
+    changed network with all its units. None where no unit came or went. Raises where the proof fails."""
+    if before.origin is after.origin:
+        if before.living == after.living:
+            return None
+        if _within(after, before):
+            return verify(before, after)
+        if _within(before, after):
+            return verify(after, before)
+    whole = after.regrow(init="fresh")  # the proof draws its own values
+    return verify(whole, after) if whole.living != after.living else None
+
+
+def _within(narrow: Network, wide: Network) -> bool:
+    return all(set(units) <= set(wide.living[name]) for name, units in narrow.living.items())

@@ -6,16 +6,15 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from fxsparse.criteria.batches import cross_entropy, outputs_of, split
 from fxsparse.errors import BudgetError, Error, PassError
 from fxsparse.network import Network
 from fxsparse.passes.apply_masks import masked, require_zeros
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.equality import require_values
-from fxsparse.passes.recalibrate_batch_norm import inputs_of
 from fxsparse.sparsity.allocation import Layer, as_allocation
 from fxsparse.sparsity.chance import seed_of
 from fxsparse.sparsity.masks import choose, nonzeros
@@ -61,7 +60,7 @@ class Mask(Pass):
         if fixed is not None and self.sparsity is not None and abs(1 - self.sparsity - fixed) > 1e-9:
             raise PassError(f"{self.name}: the pattern {self._pattern()} has the sparsity {1 - fixed:g}, not {self.sparsity}; leave it out")
         if reads_gradient(self._score()) and not callable(self.score) and context.data is None:
-            raise PassError(f"{self.name}: the score {self.score!r} needs gradients; pass data, as in pass_(network, data=loader)")
+            raise PassError(f"{self.name}: the score {self.score!r} needs gradients; pass data=loader, or --data")
 
     def run(self, network: Network, context: Context) -> PassResult:
         pattern, score = self._pattern(), self._score()
@@ -137,12 +136,10 @@ def _gradients(network: Network, context: Context) -> dict[str, Tensor]:
     twin = network.with_living(network.living).module.eval()
     parameters = dict(twin.named_parameters())
     device = next(iter(parameters.values())).device
-    loss = context.loss or F.cross_entropy
+    loss = context.loss or cross_entropy
     for batch in context.data:
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            raise PassError("mask: a score by gradients needs batches of (inputs, targets)")
-        args, targets = tree_map_only(Tensor, lambda t: t.to(device), (inputs_of(batch), batch[1]))
-        loss(twin(*args), targets).backward()
+        args, targets = tree_map_only(Tensor, lambda t: t.to(device), split(batch))
+        loss(outputs_of(twin, args), targets).backward()
     found = {key: parameter.grad for key, parameter in parameters.items() if parameter.grad is not None}
     if not found:
         raise PassError("mask: no batch gave a gradient; the data is empty, or the loss does not depend on the weights")

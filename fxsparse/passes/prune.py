@@ -32,7 +32,8 @@ class Prune(Pass):
     Exactly one budget says what shall be left: `units`, `parameters`, `macs`, `memory` (bytes of weights, and of the activations that live
     at once) or `latency`, each as a share of what there is now (0.5) or absolute ("2.5M", "3.2ms"). Guarantees: the budget is not exceeded,
     and missed by at most 1 % or a note says why; groups keep at least `min_units`, and at least 1 - `max_ratio` of their units; with
-    `align`, widths are multiples of it.
+    `align`, widths are multiples of it; `auto`, and nothing where an `engine` is named, are what that engine likes. In `steps`, the budget
+    falls geometrically, and each step scores anew.
     """
 
     name: ClassVar[str] = "prune"
@@ -43,7 +44,7 @@ class Prune(Pass):
     latency: float | int | str | None = None
     criterion: Any = "magnitude"
     scope: Scope = "global"
-    align: int | Literal["auto"] = 1
+    align: int | Literal["auto"] | None = None
     min_units: int = 1
     max_ratio: float = 0.95
     only: tuple[str, ...] = ()
@@ -60,7 +61,7 @@ class Prune(Pass):
             raise PassError(
                 f"prune takes one budget of units, parameters, macs, memory or latency, and got {' and '.join(given) or 'none'}"
             )
-        if (self.align != "auto" and self.align < 1) or self.min_units < 1 or self.steps < 1:
+        if (isinstance(self.align, int) and self.align < 1) or self.min_units < 1 or self.steps < 1:
             raise PassError("align, min_units and steps of prune are at least 1")
         if not 0 < self.max_ratio <= 1:
             raise PassError(f"max_ratio of prune is the share of a group's units that may go, above 0 and at most 1, not {self.max_ratio}")
@@ -71,6 +72,13 @@ class Prune(Pass):
     def budget(self) -> str:
         """Which budget was given."""
         return next(name for name in (*MEASURES, "latency") if getattr(self, name) is not None)
+
+    @property
+    def multiple(self) -> int:
+        """What widths become multiples of."""
+        if isinstance(self.align, int):
+            return self.align
+        return ENGINE_ALIGN[self.engine or "onnxruntime"] if self.engine or self.align == "auto" else 1
 
     def requires(self, network: Network, context: Context) -> None:
         free, left = chosen(network, self.only, self.protect)
@@ -138,7 +146,7 @@ class Prune(Pass):
 
     def _latency_limits(self, network: Network, free: list[Group], step: int) -> Limits:
         """Steps of the engine, unless others are asked for; a narrow group goes in quarters of its width."""
-        if self.align not in (1, "auto"):
+        if self.align not in (None, 1, "auto"):
             return self.limits(network, free)
         found = self.limits(network, free, step)
         steps = {g.name: min(found.steps.get(g.name, 1), max(1, len(g.units) // 4)) for g in free}
@@ -146,8 +154,7 @@ class Prune(Pass):
 
     def limits(self, network: Network, free: list[Group], align: int | None = None) -> Limits:
         """How far each group may shrink, and in which steps."""
-        if align is None:
-            align = ENGINE_ALIGN.get(self.engine or "onnxruntime", 1) if self.align == "auto" else self.align
+        align = align or self.multiple
         whole = {group.name: len(network.origin.structure.classes[group.name]) for group in free}
         least = {name: max(self.min_units, int(np.ceil(round((1 - self.max_ratio) * count, 9)))) for name, count in whole.items()}
         return Limits(least, aligned_steps(network, free, align))
@@ -166,7 +173,7 @@ class Prune(Pass):
         now = meter(meter.widths(result.living))
         notes = [f"{self.budget} {first:,.0f} -> {now:,.0f} ({now / first:.1%}; {target / first:.1%} asked for)"]
         if now < NEAR * target:
-            why = f"widths are multiples of {self.align}" if self.align != 1 else "whole units are that large"
+            why = f"widths are multiples of {self.multiple}" if self.multiple != 1 else "whole units are that large"
             notes.append(f"{1 - now / target:.1%} of the budget is not used: {why}, and one more of any group would exceed it")
         return notes
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from fxsparse.criteria.batches import inputs_of, outputs_of
 from fxsparse.errors import PassError, VerificationError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
@@ -40,7 +41,7 @@ class RecalibrateBatchNorm(Pass):
             raise PassError(f"{self.name}: batches is a number from 0 (all of them) on, not {self.batches}")
         require_values(self.name, network)
         if context.data is None:
-            raise PassError(f"{self.name} needs data: pass batches, as in pass_(network, data=loader)")
+            raise PassError(f"{self.name} needs data: pass batches, as in pass_(network, data=loader), or --data on the command line")
         if not norms(network.module):
             raise PassError(f"{self.name} finds no batch norm with running statistics in {network.origin.original.__name__}")
 
@@ -84,10 +85,7 @@ def _estimate(module: nn.Module, data: Iterable[Any]) -> int:
     with torch.no_grad():
         for batch in data:
             args = tree_map_only(Tensor, lambda t: t.to(device), inputs_of(batch))
-            try:
-                module(*args)
-            except ValueError as error:  # torch: more than one value per channel
-                raise PassError(f"{RecalibrateBatchNorm.name} cannot use a batch: {error}") from error
+            outputs_of(module, args)
             count += 1
     for name, norm in found.items():
         norm.momentum = momenta[name]
@@ -96,11 +94,3 @@ def _estimate(module: nn.Module, data: Iterable[Any]) -> int:
     if not count:
         raise PassError(f"{RecalibrateBatchNorm.name} got no batch: the data is empty; an iterator can be read only once")
     return count
-
-
-def inputs_of(batch: Any) -> tuple[Any, ...]:
-    """The network's arguments in a batch: the batch is a tensor, or inputs and targets; inputs may be a tuple themselves."""
-    if isinstance(batch, (tuple, list)) and batch:
-        first = batch[0]
-        return tuple(first) if isinstance(first, (tuple, list)) else (first,)
-    return (batch,)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import ClassVar
@@ -14,10 +13,9 @@ from torch.nn.modules.conv import _ConvNd
 from fxsparse.errors import PassError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
+from fxsparse.passes.stages import SCALE, Stage, signature, stages
 from fxsparse.surgery.graphs import graphs
 from fxsparse.tracing.copies import names_of
-
-SCALE = "scale"  # the parameter that a sharing convolution gets; its output is multiplied by it
 
 
 @dataclass(frozen=True)
@@ -25,8 +23,9 @@ class ShareWeights(Pass):
     """Let the later blocks of a stage use the convolutions' weights of an earlier one.
 
     Blocks 0 to `own - 1` keep their weights, and later ones use those of block `own - 1`.
-    A stage is a run of neighbours in the module tree that have the same class and the same shapes of parameters, and the block before the
-    run when it is of that class, too, as where the width changes. Norms, activations and biases stay each block's own. Each convolution
+    A stage is a run of neighbours in the module tree that have the same class and the same shapes of parameters, and run one after the
+    other; and the block before the run when it is of that class, too, as where the width changes. Branches that run side by side are no
+    stage, and the notes name them. Norms, activations and biases stay each block's own. Each convolution
     that uses another's weight gets a number of its own, `scale`, by which its output is multiplied; it starts at `scale`, or at random
     between 0 and 1. `stages` names the modules that hold the blocks, by pattern.
 
@@ -80,20 +79,25 @@ class ShareWeights(Pass):
                     node.replace_all_uses_with(scaled, lambda user, scaled=scaled: user is not scaled)
 
 
-def plan(module: nn.Module, own: int, stages: tuple[str, ...] | None = None) -> tuple[dict[str, str], list[str]]:
+def plan(module: nn.Module, own: int, chosen: tuple[str, ...] | None = None) -> tuple[dict[str, str], list[str]]:
     """Convolution -> the one whose weight it is to use; and what was passed over."""
     donors: dict[str, str] = {}
     notes: list[str] = []
     inside: list[str] = []
     called = {place.name(str(node.target)) for place in graphs(module) for node in place.graph.nodes if node.op == "call_module"}
     tied = _tied(module)
-    for holder, blocks in _stages(module):
-        fits = stages is None or any(fnmatchcase(holder, pattern) for pattern in stages)
+    for stage in stages(module):
+        holder = stage.holder if isinstance(stage, Stage) else stage.partition(" ")[0].rpartition(".")[0]
+        fits = chosen is None or any(fnmatchcase(holder, pattern) for pattern in chosen)
         if not fits or any(f"{holder}.".startswith(f"{name}.") for name in inside):
             continue
+        if isinstance(stage, str):
+            notes.append(stage)
+            continue
+        blocks = stage.blocks
         for block in blocks[own:]:
             inside.append(block)
-            if _signature(module.get_submodule(block)) != _signature(module.get_submodule(blocks[own - 1])):
+            if signature(module.get_submodule(block)) != signature(module.get_submodule(blocks[own - 1])):
                 notes.append(f"{block} keeps its weights: {blocks[own - 1]} has other shapes")
                 continue
             for name, conv in module.get_submodule(block).named_modules():
@@ -109,33 +113,6 @@ def plan(module: nn.Module, own: int, stages: tuple[str, ...] | None = None) -> 
                 else:
                     donors[layer] = donor
     return donors, notes
-
-
-def _stages(module: nn.Module) -> Iterator[tuple[str, list[str]]]:
-    """The name of what holds a stage, and the names of its blocks; outer ones first."""
-    for holder, parent in module.named_modules():
-        prefix = f"{holder}." if holder else ""
-        children = [(f"{prefix}{name}", child, _signature(child)) for name, child in parent.named_children() if _is_block(child)]
-        runs: list[list[int]] = []
-        for index, (_, _, signature) in enumerate(children):
-            if runs and children[runs[-1][0]][2] == signature:
-                runs[-1].append(index)
-            else:
-                runs.append([index])
-        for position, run in enumerate(runs):
-            first = runs[position - 1] if position else []
-            alone = len(first) == 1 and type(children[first[0]][1]) is type(children[run[0]][1])
-            blocks = [children[index][0] for index in (first if alone else []) + run]
-            if len(run) > 1:
-                yield holder, blocks
-
-
-def _is_block(child: nn.Module) -> bool:
-    return any(isinstance(each, _ConvNd) for each in child.modules()) and not isinstance(child, _ConvNd)
-
-
-def _signature(block: nn.Module) -> tuple[object, ...]:
-    return (type(block), *((name, tuple(p.shape)) for name, p in block.named_parameters() if name.rpartition(".")[2] != SCALE))
 
 
 def _tied(module: nn.Module) -> set[int]:

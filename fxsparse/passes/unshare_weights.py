@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.equality import require_same_function
-from fxsparse.passes.share_weights import SCALE
+from fxsparse.passes.stages import SCALE
 from fxsparse.surgery.graphs import graphs
 
 

@@ -114,23 +114,23 @@ class Builder:
         reading = self.structure.reading.tapes[tape]
         ragged = self.insert_gathers(tape, mode)
         expectation = Expectation(reading, self.prediction, ragged)
-        meta = copy_with(self.module, _meta)
+        shared = [traced for module in self.module.modules() if isinstance(module, TracedModule) for traced in module.graphs.values()]
+        meta = copy_with(self.module, _meta, keep=shared)  # what is rewritten in its graphs is rewritten in the module's own
         meta.train(mode == "train")
-        twins = {id(m): (name, self.module.get_submodule(name)) for name, m in meta.named_modules(remove_duplicate=False)}
+        names = {id(m): name for name, m in meta.named_modules(remove_duplicate=False)}
         seen: dict[tuple[str, str], int] = {}
         for name, module in meta.named_modules():
             if isinstance(module, nn.modules.instancenorm._InstanceNorm):
                 module.register_forward_pre_hook(functools.partial(_take_width, self.module.get_submodule(name)))
 
         def on_node(module: nn.Module, node: fx.Node, run: Callable[[], Any], values: dict[fx.Node, Any]) -> Any:
-            name, twin = twins[id(module)]
-            key = (name, node.name)
+            key = (names[id(module)], node.name)
             occurrence = seen[key] = seen.get(key, -1) + 1
             runs = expectation.by_node.get(key)
             if runs is None:
                 return run()
             expected = [expectation.expected(p) for p in runs[min(occurrence, len(runs) - 1)]]
-            return self._run_expected(node, twin, mode, run, values, expected)
+            return self._run_expected(node, run, values, expected)
 
         try:
             tape_now = record_in_place(meta, *inputs, mode, on_node=on_node)
@@ -143,11 +143,9 @@ class Builder:
                 f"plain Python code of the model, which fxsparse cannot rewrite, does not follow the change: {wrong}; {INTERNAL}"
             )
 
-    def _run_expected(
-        self, node: fx.Node, twin: nn.Module, mode: Mode, run: Callable[[], Any], values: dict[fx.Node, Any], expected: list[Expected]
-    ) -> Any:
+    def _run_expected(self, node: fx.Node, run: Callable[[], Any], values: dict[fx.Node, Any], expected: list[Expected]) -> Any:
         recorder = ACTIVE.get()
-        assert isinstance(recorder, Recorder) and isinstance(twin, TracedModule)
+        assert isinstance(recorder, Recorder)
         mark = recorder.mark()
         problem: str | None
         try:
@@ -177,17 +175,7 @@ class Builder:
             wrong = None if shapes in wanted else f"shapes {shapes} instead of {wanted[0]}"
         if wrong is not None:
             raise PlanError(f"node {node.name!r} ({before[1]}) cannot follow the change: {problem}; after rewriting, {wrong}; {INTERNAL}")
-        self._mirror(node, twin, mode)
         return out
-
-    def _mirror(self, node: fx.Node, twin: TracedModule, mode: Mode) -> None:
-        """The same change in the real module's graph, whose nodes have the same names."""
-        traced = twin.graphs[mode if mode in twin.graphs else "eval"]
-        nodes = {n.name: n for n in traced.graph.nodes}
-        real = nodes[node.name]
-        real.op, real.target = node.op, node.target
-        real.args = fx.node.map_arg(node.args, lambda n: nodes[n.name])
-        real.kwargs = fx.node.map_arg(node.kwargs, lambda n: nodes[n.name])
 
 
 def _meta(tensor: Tensor) -> Tensor:

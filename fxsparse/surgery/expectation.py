@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fxsparse.axes.factors import Axis
 from fxsparse.axes.predict import Prediction
 from fxsparse.axes.reader import TapeReading
 from fxsparse.tracing.tape import Call, Ref, Tape
 
 WHAT_CHANGES_NOTHING = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking", "generator", "stride", "storage_offset"}
+SIZES = {"size", "shape", "sizes"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,7 @@ class Expected:
 
     call: Call
     shapes: tuple[tuple[int, ...] | None, ...]  # None: the value has no shape of its own any more
+    axes: tuple[list[Axis] | None, ...]
     contents: tuple[tuple[float, ...] | None, ...]  # numbers that the forward pass makes and that may not change
     literals: dict[str, Any]  # every argument that is no tensor
 
@@ -58,7 +61,8 @@ class Expectation:
             self.reading.tape.values[ref.id].content if isinstance(ref, Ref) and shape == self.reading.tape.shape(ref) else None
             for ref, shape in zip(call.results, shapes, strict=True)
         )
-        return Expected(call, shapes, contents, literals)
+        axes = tuple(self.reading.axes[ref.id] if isinstance(ref, Ref) else None for ref in call.results)
+        return Expected(call, shapes, axes, contents, literals)
 
     def literals_of_module(self, name: str) -> dict[str, Any]:
         """Changed literals of the calls that a leaf module makes, by argument name."""
@@ -99,7 +103,12 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
         for name, value in wanted.literals.items():
             if name in WHAT_CHANGES_NOTHING or name not in arguments:
                 continue
-            if not _alike(arguments[name], value):
+            written = arguments[name]
+            if (
+                name in SIZES and -1 in written and len(written) == len(value)
+            ):  # the result's shape, which is right, says what it stands for
+                written = [right if size == -1 else size for size, right in zip(written, value, strict=True)]
+            if not _alike(written, value):
                 return f"{call.op} has {name}={arguments[name]} instead of {value}"
     return None
 

@@ -15,6 +15,7 @@ from fxsparse.errors import PlanError
 
 Init = Literal["journal", "zero", "fresh"]
 Places = dict[int, Atoms]  # axis -> surviving coordinates; axes that lost nothing are not there
+SLAB = 1 << 20  # numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +29,24 @@ class Journal:
 
 
 def take(tensor: Tensor, places: Places) -> Tensor:
-    """The sub-tensor at these coordinates, always a new tensor."""
-    result = tensor
-    for axis, index in places.items():
-        result = result.index_select(axis, torch.from_numpy(np.ascontiguousarray(index)).to(tensor.device))
-    return result.clone() if result is tensor else result
+    """The sub-tensor at these coordinates, always a new tensor. Made slab by slab: no second tensor of nearly its size beside it."""
+    if not places:
+        return tensor.clone()
+    (first, chosen), *rest = [(axis, torch.from_numpy(np.ascontiguousarray(index)).to(tensor.device)) for axis, index in places.items()]
+    shape = [len(places[axis]) if axis in places else extent for axis, extent in enumerate(tensor.shape)]
+    row = tensor.numel() // max(1, tensor.shape[first])
+    slabs = chosen.split(max(1, SLAB // max(1, row)))
+    made = tensor.new_empty(shape) if len(slabs) > 1 else None
+    start = 0
+    for slab in slabs:
+        piece = tensor.index_select(first, slab)
+        for axis, index in rest:
+            piece = piece.index_select(axis, index)
+        if made is None:
+            return piece
+        made.narrow(first, start, len(slab)).copy_(piece)
+        start += len(slab)
+    return tensor.new_empty(shape) if made is None else made
 
 
 def put(dense: Tensor, places: Places, values: Tensor) -> Tensor:
@@ -63,6 +77,6 @@ def convert(tensor: Tensor, before: Places, after: Places, dense: Tensor | None,
             raise PlanError(
                 "the values of the removed units are not remembered; regrow with init='zero' or 'fresh', or save with journal=True"
             )
-        dense = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+        dense = torch.zeros(shape, dtype=tensor.dtype, device=tensor.device) if before else tensor  # `put` reads it where it is not whole
     full = put(dense.to(tensor.device, tensor.dtype), before, tensor.detach())
-    return take(full, after), full if after else None
+    return (take(full, after), full) if after else (full, None)

@@ -1,12 +1,13 @@
 """Rewrites the literals of one fx node: a table from what a node calls to how its sizes are written.
 
 Each entry takes the node, the values of its arguments now, and the calls that are expected of it; it changes the node's arguments and
-nothing else. A size that comes from another tensor's shape and is right already stays symbolic.
+nothing else. A size that comes from another tensor's shape and is right already stays symbolic; one that is wrong stays so where it may
+follow the inputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,8 @@ from torch import fx
 
 from fxsparse.axes.site import dim_of
 from fxsparse.surgery.expectation import Expected
+from fxsparse.surgery.symbols import Values, in_proportion, may_vary, value_of, with_dense_widths
 
-Values = Mapping[fx.Node, Any]
 Rewrite = Callable[[fx.Node, Values, list[Expected]], None]
 
 
@@ -23,13 +24,20 @@ def name_of(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def value_of(arg: Any, values: Values) -> Any:
-    return values[arg] if isinstance(arg, fx.Node) else arg
-
-
-def written(args: Any, wanted: tuple[int, ...], values: Values) -> list[Any]:
-    """Sizes as they should be written: what is right stays as it is (symbolic, or -1), the rest becomes a number."""
-    return [arg if value_of(arg, values) in (-1, size) else size for arg, size in zip(args, wanted, strict=True)]
+def written(node: fx.Node, args: Sequence[Any], wanted: Sequence[int], values: Values, hole: bool = False) -> list[Any]:
+    """Sizes as they should be written: what is right stays as it is (symbolic, or -1), the rest becomes a number. With `hole`, one that
+    may follow the inputs becomes -1."""
+    hole = hole and not any(value_of(arg, values) == -1 for arg in args)
+    made: list[Any] = []
+    for arg, size in zip(args, wanted, strict=True):
+        if value_of(arg, values) in (-1, size):
+            made.append(arg)
+        elif hole and may_vary(arg, values):
+            made.append(-1)
+            hole = False
+        else:
+            made.append(in_proportion(node, arg, size, values))
+    return made
 
 
 def _set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
@@ -53,53 +61,55 @@ def _last_shape(expected: list[Expected]) -> tuple[int, ...]:
     return shape
 
 
-def sizes(name: str) -> Rewrite:
-    """view, reshape, expand, new_zeros ...: sizes as one sequence or as separate arguments, after the tensor."""
+def sequence(name: str, position: int, wanted: Callable[[list[Expected]], Sequence[int]], hole: bool = False) -> Rewrite:
+    """Numbers as one sequence or as separate arguments from `position` on. Where fewer are written than wanted, they are the last ones."""
 
     def rewrite(node: fx.Node, values: Values, expected: list[Expected]) -> None:
-        shape = _last_shape(expected)
+        numbers = list(wanted(expected))
+
+        def made(args: Any) -> list[Any]:
+            return written(node, args, numbers[len(numbers) - len(args) :], values, hole)
+
         if name in node.kwargs:
-            node.kwargs = {**node.kwargs, name: written(node.kwargs[name], shape, values)}
-        elif len(node.args) > 1 and isinstance(node.args[1], (list, tuple)):
-            node.args = (node.args[0], written(node.args[1], shape, values), *node.args[2:])
+            node.kwargs = {**node.kwargs, name: made(node.kwargs[name])}
+        elif len(node.args) > position and isinstance(node.args[position], (list, tuple)):
+            node.args = (*node.args[:position], made(node.args[position]), *node.args[position + 1 :])
         else:
-            node.args = (node.args[0], *written(node.args[1:], shape, values))
+            node.args = (*node.args[:position], *made(node.args[position:]))
 
     return rewrite
 
 
-def factory(node: fx.Node, values: Values, expected: list[Expected]) -> None:
-    """torch.zeros and the like: sizes come first."""
-    shape = _last_shape(expected)
-    if "size" in node.kwargs:
-        node.kwargs = {**node.kwargs, "size": written(node.kwargs["size"], shape, values)}
-    elif node.args and isinstance(node.args[0], (list, tuple)):
-        node.args = (written(node.args[0], shape, values), *node.args[1:])
-    else:
-        node.args = tuple(written(node.args, shape, values))
+def sizes(name: str, position: int = 1, hole: bool = False) -> Rewrite:
+    """view, reshape, expand, new_zeros, zeros ...: the sizes of the result."""
+    return sequence(name, position, _last_shape, hole)
 
 
-def repeat(node: fx.Node, values: Values, expected: list[Expected]) -> None:
-    wanted = tuple(expected[-1].literals.get("repeats") or next(e.literals["repeats"] for e in expected if "repeats" in e.literals))
-    if isinstance(node.args[1], (list, tuple)):
-        node.args = (node.args[0], written(node.args[1], wanted, values))
-    else:
-        node.args = (node.args[0], *written(node.args[1:], wanted, values))
+def _repeats(expected: list[Expected]) -> Sequence[int]:
+    found: Sequence[int] = next(e.literals["repeats"] for e in reversed(expected) if "repeats" in e.literals)
+    return found
 
 
 def unflatten(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     shape = _last_shape(expected)
     old = _get_argument(node, 2, "sizes")
     dim = dim_of(value_of(_get_argument(node, 1, "dim"), values), len(shape) - len(old) + 1)
-    _set_argument(node, 2, "sizes", written(old, shape[dim : dim + len(old)], values))
+    _set_argument(node, 2, "sizes", written(node, old, shape[dim : dim + len(old)], values, hole=True))
 
 
 def split(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     """split, chunk: once parts differ, their sizes must be written out."""
-    shapes = [shape for shape in (expected[-1].shapes if len(expected[-1].shapes) > 1 else [e.shapes[0] for e in expected]) if shape]
-    dim = value_of(_get_argument(node, 2, "dim", 0), values)
+    parts = [(shape, axes) for e in expected for shape, axes in zip(e.shapes, e.axes, strict=True) if shape and axes]
+    dim = dim_of(value_of(_get_argument(node, 2, "dim", 0), values), len(parts[0][0]))
+    lengths: list[Any] = [shape[dim] for shape, _ in parts]
+    source = node.args[0]
+    if any(factor.free for _, axes in parts for factor in axes[dim]):  # batch x heads: the length follows the inputs
+        with node.graph.inserting_before(node):
+            whole = node.graph.call_method("size", (source, dim))
+        values[whole] = sum(lengths)
+        lengths = [in_proportion(node, whole, length, values) for length in lengths]
     node.op, node.target = "call_function", torch.split
-    node.args = (node.args[0], [shape[dim] for shape in shapes], dim)
+    node.args = (source, lengths, dim)
     node.kwargs = {}
 
 
@@ -113,17 +123,16 @@ def getitem(node: fx.Node, values: Values, expected: list[Expected]) -> None:
             if all(value_of(v, values) is None for v in (entry.start, entry.stop, entry.step)):
                 continue
             literals = cuts.pop(0).literals
-            start = _slice_part(entry.start, literals.get("start"), values)
-            entries[position] = slice(start, _slice_part(entry.stop, literals.get("end"), values), entry.step)
+            start = _slice_part(node, entry.start, literals.get("start"), values)
+            entries[position] = slice(start, _slice_part(node, entry.stop, literals.get("end"), values), entry.step)
         elif isinstance(value_of(entry, values), int) and not isinstance(entry, bool):
-            entries[position] = cuts.pop(0).literals["index"]
+            entries[position] = in_proportion(node, entry, cuts.pop(0).literals["index"], values)
     new = tuple(entries) if isinstance(index, tuple) else entries[0]
     node.args = (node.args[0], new, *node.args[2:])
 
 
-def _slice_part(arg: Any, wanted: Any, values: Values) -> Any:
-    now = value_of(arg, values)
-    return arg if now is None or wanted is None or now == wanted else wanted
+def _slice_part(node: fx.Node, arg: Any, wanted: Any, values: Values) -> Any:
+    return arg if value_of(arg, values) is None or wanted is None else in_proportion(node, arg, wanted, values)
 
 
 def argument(position: int, name: str, literal: str) -> Rewrite:
@@ -147,21 +156,17 @@ def attention_scale(node: fx.Node, values: Values, expected: list[Expected]) -> 
 
 def pin_numbers(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     """Numbers that were computed from sizes and are no sizes themselves (a scale, say) keep the value they had."""
-
-    def pin(arg: fx.Node) -> Any:
-        if "value" in arg.meta and values[arg] != arg.meta["value"]:
-            return arg.meta["value"]
-        return arg
-
-    node.args = fx.node.map_arg(node.args, pin)
-    node.kwargs = fx.node.map_arg(node.kwargs, pin)
+    node.args = fx.node.map_arg(node.args, lambda arg: with_dense_widths(node, arg, values))
+    node.kwargs = fx.node.map_arg(node.kwargs, lambda arg: with_dense_widths(node, arg, values))
 
 
 TABLE: dict[str, Rewrite] = {
-    **{name: sizes("size") for name in ("view", "expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
-    "reshape": sizes("shape"),
-    **{name: factory for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
-    "repeat": repeat,
+    "view": sizes("size", hole=True),
+    "reshape": sizes("shape", hole=True),
+    **{name: sizes("size") for name in ("expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
+    **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
+    "repeat": sequence("repeats", 1, _repeats),
+    "tile": sequence("dims", 1, _repeats),
     "unflatten": unflatten,
     **{name: split for name in ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit")},
     "getitem": getitem,
@@ -181,8 +186,8 @@ def narrow(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     cut = next(e for e in expected if e.call.name in ("aten.slice", "aten.narrow"))
     start = cut.literals["start"]
     length = cut.literals["length"] if "length" in cut.literals else cut.literals["end"] - start
-    _set_argument(node, 2, "start", start)
-    _set_argument(node, 3, "length", length)
+    for position, name, wanted in ((2, "start", start), (3, "length", length)):
+        _set_argument(node, position, name, in_proportion(node, _get_argument(node, position, name), wanted, values))
 
 
 def repeat_interleave(node: fx.Node, values: Values, expected: list[Expected]) -> None:

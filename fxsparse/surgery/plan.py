@@ -43,7 +43,7 @@ def numbers(name: str, wanted: Sequence[int], allowed: Sequence[int]) -> tuple[i
         if any(isinstance(u, bool) or float(u) != float(v) for u, v in zip(wanted, units, strict=True)):
             raise TypeError
     except (TypeError, ValueError):
-        raise PlanError(f"units of group {name!r} are whole numbers, not {wanted!r}") from None
+        raise PlanError(f"the units of group {name!r} are given as a list of their numbers, such as [0, 3, 4], not as {wanted!r}") from None
     if not units:
         raise PlanError(f"group {name!r} would be left without units; keep at least one")
     if len(set(units)) != len(units):

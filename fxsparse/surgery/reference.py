@@ -9,7 +9,6 @@ Zeros would not do: a removed channel behind a sigmoid is not a half.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +22,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import VerificationError
 from fxsparse.surgery.reference_living import Living
 from fxsparse.surgery.reference_state import randomised_state
+from fxsparse.tracing.copies import double_copy
 
 __all__ = ["InDouble", "Reference", "Taint", "randomised_state", "run_in_double", "run_reference", "tainted_state"]
 
@@ -45,7 +45,7 @@ def run_reference(
     module: nn.Module, args: Any, kwargs: Mapping[str, Any], state: Mapping[str, Tensor], taint: Taint, probes: Sequence[str] = ()
 ) -> Reference:
     """Run `module` in eval mode and float64 with this state, clean and tainted; results of the `probes`, submodules, count as outputs."""
-    twin = copy.deepcopy(module).cpu().double().eval()
+    twin = double_copy(module).eval()
     watch = _Watch(twin)
     with watch.modules():
         clean = run_in_double(twin, state, args, kwargs, watch, probes)

@@ -6,7 +6,6 @@ the tensors that consume them; see `fxsparse.surgery.reference`.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from fxsparse.axes.factors import Atoms, Axis, Factor
 from fxsparse.errors import PlanError, VerificationError
 from fxsparse.surgery.journal import Places, take
 from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
+from fxsparse.tracing.copies import double_copy
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -183,7 +183,7 @@ def _cut(wide: Network, narrow: Network, state: dict[str, Tensor]) -> dict[str, 
 
 
 def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any, probes: list[str]) -> list[list[Tensor]]:
-    return run_in_double(copy.deepcopy(module).cpu().double().eval(), state, args, kwargs, InDouble(), probes)
+    return run_in_double(double_copy(module).eval(), state, args, kwargs, InDouble(), probes)
 
 
 def _living_part(tensor: Tensor) -> Tensor:

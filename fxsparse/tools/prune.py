@@ -11,18 +11,23 @@ from rich.console import Console
 
 from fxsparse.criteria import criterion_names
 from fxsparse.errors import PassError, PlanError
-from fxsparse.passes import Pipeline, PrintBetween, VerifyEach
+from fxsparse.passes import Pipeline, PrintBetween, Timing, VerifyEach
+from fxsparse.passes.instrumentation import proved
 from fxsparse.passes.prune import Prune
 from fxsparse.saving import save
-from fxsparse.surgery.verify import verify
-from fxsparse.tools.options import Json, Model, Shape, Threads, Weights, traced
+from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, sample
+from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
 
 Budget = Annotated[
     str | None, typer.Option(metavar="0.5 | 2.5M", help="What to leave: a share of what there is now, or an absolute number.")
 ]
+BUDGETS = ("macs", "parameters", "memory", "units", "latency")
+WISHES = ("engine", "criterion", "scope", "align", "min_units", "max_ratio", "steps", "protect", "only")  # of budgets alone
+WATCHED = ("data", "images", "batch", "print_between", "time", "verify_each")  # of passes alone
 
 
 def prune(
+    context: typer.Context,
     model: Model,
     out: Annotated[Path, typer.Option("--out", help="Folder for structure.json and weights.safetensors.")],
     plan: Annotated[
@@ -37,21 +42,31 @@ def prune(
     memory: Annotated[str | None, typer.Option(metavar="0.5 | 20MB", help="Likewise, in bytes of weights and live activations.")] = None,
     units: Annotated[str | None, typer.Option(metavar="0.5", help="Likewise, in channels and heads.")] = None,
     latency: Annotated[str | None, typer.Option(metavar="0.5 | 3.2ms", help="Likewise, in measured time on --engine.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Where latency is measured, and what align=auto is for.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Where latency is measured, and what widths are aligned for.")] = None,
     criterion: Annotated[str, typer.Option(help=f"What is worth keeping: {', '.join(criterion_names())}.")] = "magnitude",
     scope: Annotated[
         str, typer.Option(help="Rank units over all groups, in each alike, or in like ones: global, local, isomorphic.")
     ] = "global",
-    align: Annotated[str, typer.Option(help="Widths become multiples of this; auto asks the engine.")] = "1",
+    align: Annotated[
+        str | None, typer.Option(help="Widths become multiples of this; auto, and nothing where --engine is given, ask the engine.")
+    ] = None,
     min_units: Annotated[int, typer.Option(min=1, help="What each group keeps at least.")] = 1,
+    max_ratio: Annotated[float, typer.Option(help="The share of its units that a group may lose.")] = 0.95,
+    steps: Annotated[int, typer.Option(min=1, help="Reach the budget in so many steps, scoring anew in each.")] = 1,
     protect: Annotated[list[str] | None, typer.Option(help="A name pattern of groups or modules that stay whole; may be repeated.")] = None,
     only: Annotated[list[str] | None, typer.Option(help="A name pattern of the only groups that may change; may be repeated.")] = None,
-    seed: Annotated[int, typer.Option(help="For the random criterion.")] = 0,
+    seed: Annotated[int, typer.Option(help="For the random criterion, and for the images that are drawn.")] = 0,
+    data: DataOption = None,
+    images: ImagesOption = 2048,
+    batch: BatchOption = 64,
     weights: Weights = None,
+    saved: Saved = None,
     shape: Shape = None,
     prove: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result in float64 before it is written.")] = True,
-    journal: Annotated[bool, typer.Option("--journal", help="Save what is removed as well, so that it can be regrown later.")] = False,
+    verify_each: Annotated[bool, typer.Option("--verify-each", help="Prove the network after each pass, and show the proofs.")] = False,
     print_between: Annotated[bool, typer.Option("--print-between", help="Show the network after each pass.")] = False,
+    time: Annotated[bool, typer.Option("--time", help="Show the seconds of each pass.")] = False,
+    journal: Annotated[bool, typer.Option("--journal", help="Save what is removed as well, so that it can be regrown later.")] = False,
     as_json: Json = False,
     threads: Threads = None,
 ) -> None:
@@ -63,64 +78,71 @@ def prune(
 
       fxsparse prune torchvision:resnet50 --plan plan.json --out small/
 
-      fxsparse prune timm:resnet18 --passes 'prune{parameters=0.4},fold-batch-norm' --out small/
+      fxsparse prune fxsparse:resnet20 --weights r20.th --data cifar10/ --criterion taylor --macs 0.5 --out small/
+
+      fxsparse prune timm:resnet18 --passes 'prune{parameters=0.4},fold-batch-norm' --time --out small/
     """
-    budgets = {"macs": macs, "parameters": parameters, "memory": memory, "units": units, "latency": latency}
-    given: dict[str, Any] = {name: _number(text) for name, text in budgets.items() if text is not None}
+    said = context.params
+    given: dict[str, Any] = {name: _number(said[name]) for name in BUDGETS if said[name] is not None}
     if len(given) + (plan is not None) + (pipeline is not None) != 1:
         raise typer.BadParameter("give one of --plan, --passes, --macs, --parameters, --memory, --units or --latency")
     if pipeline is not None:
+        _no_use_of(context, WISHES, "--passes; write them into the text, as in prune{macs=0.5,align=8}")
         work = Pipeline.parse(pipeline)
     elif given:
-        options: dict[str, Any] = {
-            "criterion": criterion,
-            "scope": scope,
-            "align": _align(align),
-            "min_units": min_units,
-            "protect": tuple(protect or ()),
-            "only": tuple(only or ()),
-            "engine": engine,
-            "threads": threads or 1,
-            "seed": seed,
-        }
-        work = Pipeline((Prune(**given, **options),))
+        wishes: dict[str, Any] = {name: said[name] for name in WISHES}
+        wishes |= {"align": _align(align), "protect": tuple(protect or ()), "only": tuple(only or ())}
+        work = Pipeline((Prune(**given, **wishes, threads=threads or 1, seed=seed),))
+    else:
+        _no_use_of(context, (*WISHES, *WATCHED), "--plan, which names the units to keep and runs no pass")
+    batches = sample(data, images, batch, seed)
     wanted = read_plan(plan) if plan is not None else None
-    network = traced(model, weights, shape, threads)
-    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
-    watch = VerifyEach()
+    network = traced(model, weights, shape, threads, saved)
+    console = Console(highlight=False, soft_wrap=True, markup=False, stderr=as_json)
+    timing, proofs = Timing(write=console.print), VerifyEach(write=console.print)
+    notes: tuple[str, ...] = ()
     if wanted is not None:
         small = network.shrink(wanted)
-        notes: tuple[str, ...] = ()
-        proofs = [verify(network, small)] if prove else []
     else:
-        watchers = (*((PrintBetween(console.print),) if print_between else ()), *((watch,) if prove else ()))
-        done = work(network, watchers=watchers)
+        between = PrintBetween(console.print)
+        chosen = ((print_between, between), (time, timing), (verify_each, proofs))
+        done = work(network, watchers=tuple(watcher for asked, watcher in chosen if asked), data=batches)
         small, notes = done.network, done.notes
-        proofs = [proof for _, proof in watch.proofs]
+    if prove and not verify_each:
+        proof = proved(network, small)
+        proofs.proofs.extend([] if proof is None else [("", proof)])
     save(small, out, journal=journal)
     counts = {"parameters": [network.parameter_count, small.parameter_count], "macs": [network.macs, small.macs]}
-    result = {
-        "model": model,
-        "out": str(out),
-        **counts,
-        "max_error": max((proof.max_error for proof in proofs), default=None),
-        "notes": list(notes),
-        "provenance": list(small.provenance),
-    }
     if as_json:
+        result: dict[str, Any] = {
+            "model": model,
+            "out": str(out),
+            **counts,
+            "max_error": max((proof.max_error for _, proof in proofs.proofs), default=None),
+            "notes": list(notes),
+            "provenance": list(small.provenance),
+        }
+        result |= {"seconds": [{"pass": text, "seconds": seconds} for text, seconds in timing.seconds]} if time else {}
+        result |= {"proofs": [{"pass": text, "max_error": proof.max_error} for text, proof in proofs.proofs]} if verify_each else {}
         typer.echo(json.dumps(result, indent=1))
-    else:
-        _show(console, out, counts, notes, [str(proof) for proof in proofs])
+        return
+    shown = [] if verify_each else [str(proof) for _, proof in proofs.proofs] or ["not asked for" if not prove else "no unit is missing"]
+    _show(console, out, counts, () if print_between else notes, shown)
+
+
+def _no_use_of(context: typer.Context, names: tuple[str, ...], where: str) -> None:
+    """Wrong usage, where an option would be passed over in silence."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')} has no use beside {where}")
 
 
 def _show(console: Console, out: Path, counts: dict[str, list[int]], notes: tuple[str, ...], proofs: list[str]) -> None:
     for name, (before, after) in counts.items():
         console.print(f"{name}: {before:,} -> {after:,} ({after / before:.1%})")
-    for note in notes:
-        console.print(note, markup=False)
-    for proof in proofs or ["not asked for, or no width changed"]:
-        console.print(f"proof: {proof}")
-    console.print(f"written: {out}", markup=False)
+    for line in (*notes, *(f"proof: {proof}" for proof in proofs), f"written: {out}"):
+        console.print(line)
 
 
 def _number(text: str) -> float | int | str:
@@ -131,8 +153,8 @@ def _number(text: str) -> float | int | str:
         return text
 
 
-def _align(text: str) -> int | str:
-    if text == "auto":
+def _align(text: str | None) -> int | str | None:
+    if text is None or text == "auto":
         return text
     try:
         return int(text)

@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import copyreg
+import functools
+import types
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+_ATOMS = frozenset({
+    *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
+    *(torch.dtype, torch.device, torch.Size),
+})  # fmt: skip
+_ABSENT = object()
 
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
@@ -24,13 +35,53 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
                     stack.extend(item.values())
 
 
-def copy_with(module: nn.Module, replace: Callable[[Tensor], Tensor]) -> nn.Module:
-    """A deep copy in which each tensor is what `replace` makes of it; tied tensors stay tied."""
-    memo: dict[int, object] = {}
+def copy_with(module: nn.Module, replace: Callable[[Tensor], Tensor], keep: Iterable[object] = ()) -> nn.Module:
+    """A deep copy in which each tensor is what `replace` makes of it; tied tensors stay tied. What is to `keep` is shared, not copied."""
+    memo: dict[int, Any] = {id(each): each for each in keep}
     for tensor in tensors_of(module):
         if id(tensor) not in memo:
             memo[id(tensor)] = replace(tensor)
-    return copy.deepcopy(module, memo)
+    made: nn.Module = duplicate(module, memo)
+    return made
+
+
+def duplicate(value: Any, memo: dict[int, Any]) -> Any:
+    """What `copy.deepcopy(value, memo)` gives, with a short way for what modules are made of: most of a module's fifteen containers are
+    empty, and the copy of a large network would otherwise cost as much as tracing it."""
+    cls: Any = type(value)
+    if cls in _ATOMS:
+        return value
+    known = memo.get(id(value), _ABSENT)
+    if known is not _ABSENT:
+        return known
+    made: Any
+    if cls is dict or (cls is OrderedDict and not vars(value)):
+        made = memo[id(value)] = cls()
+        for key, item in value.items():
+            made[duplicate(key, memo)] = duplicate(item, memo)
+        return made
+    if cls is list:
+        made = memo[id(value)] = []
+        made.extend([duplicate(item, memo) for item in value])
+        return made
+    if cls is set and not value:
+        return set()
+    if isinstance(value, nn.Module) and _ordinary(cls) and "__deepcopy__" not in value.__dict__:
+        state: Any = value.__getstate__()
+        if type(state) is dict:
+            made = memo[id(value)] = cls.__new__(cls)
+            made.__setstate__({key: duplicate(item, memo) for key, item in state.items()})
+            return made
+    return copy.deepcopy(value, memo)
+
+
+@functools.cache
+def _ordinary(cls: Any) -> bool:
+    """Whether a class of modules is copied the usual way: a new object and its attributes."""
+    usual: Any = object
+    plain = cls.__reduce_ex__ is usual.__reduce_ex__ and cls.__reduce__ is usual.__reduce__ and cls not in copyreg.dispatch_table
+    special = ("__deepcopy__", "__getnewargs__", "__getnewargs_ex__")
+    return plain and not any(hasattr(cls, name) for name in special) and not any(getattr(base, "__slots__", ()) for base in cls.__mro__)
 
 
 def to_meta(tensor: Tensor) -> Tensor:
@@ -49,6 +100,17 @@ def meta_copy(module: nn.Module) -> nn.Module:
 def shared_copy(module: nn.Module) -> nn.Module:
     """A module of its own that holds the very same tensors."""
     return copy_with(module, lambda tensor: tensor)
+
+
+def double_copy(module: nn.Module) -> nn.Module:
+    """A copy on the CPU in which floating-point tensors are float64, those that some old parametrizations compute and keep included."""
+
+    def double(tensor: Tensor) -> Tensor:
+        dtype = torch.float64 if tensor.is_floating_point() else torch.complex128 if tensor.is_complex() else tensor.dtype
+        made = tensor.detach().to("cpu", dtype, copy=True)
+        return nn.Parameter(made, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+    return copy_with(module, double)
 
 
 def names_of(module: nn.Module) -> dict[int, str]:

@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
+from fxsparse.tracing.shapes import Shapes
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
 
@@ -41,6 +42,7 @@ class Recorder(TorchDispatchMode):
         self._ids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
+        self._shapes = Shapes()
 
     # ---- tensors ----------------------------------------------------------------------------------------------------------
 
@@ -75,15 +77,22 @@ class Recorder(TorchDispatchMode):
         kwargs = kwargs or {}
         if self.silent:
             return self._run(func, args, kwargs)
-        as_refs = tree_map_only(Tensor, lambda t: self.ref(t, "constant"), (args, kwargs))
+        sources: list[Ref] = []
+
+        def refer(tensor: Tensor) -> Ref:
+            sources.append(self.ref(tensor, "constant"))
+            return sources[-1]
+
+        ref_args, ref_kwargs = mapped(refer, args), mapped(refer, kwargs)
         out = self._run(func, args, kwargs)
-        sure = not any(word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")) and all(
-            self.tape.values[ref.id].content is not None for ref in tree_leaves(as_refs) if isinstance(ref, Ref)
+        sure = all(self.tape.values[ref.id].content is not None for ref in sources) and not any(
+            word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")
         )  # uninitialised and random numbers, and what is made of them, are different every time
         if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
             self._ids.pop(id(args[0]), None)
-        results = tuple(self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in tree_leaves(out))
-        self.tape.calls.append(Call(func, as_refs[0], as_refs[1], results, Owner(self.modules[-1], *self.node)))
+        leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
+        results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        self.tape.calls.append(Call(func, ref_args, ref_kwargs, results, Owner(self.modules[-1], *self.node)))
         return out
 
     def module_call(self, operator: ModuleOperator, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -100,9 +109,11 @@ class Recorder(TorchDispatchMode):
         return out
 
     def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        leaves: list[Tensor] = []
+        mapped(leaves.append, (args, kwargs))
         if any(leaf.is_meta for leaf in leaves):
-            args, kwargs = tree_map_only(Tensor, self._on_meta, (args, kwargs))
+            if not all(leaf.is_meta for leaf in leaves):
+                args, kwargs = mapped(self._on_meta, (args, kwargs))
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             answer = _ANSWERS.get(func._schema.name)
@@ -112,7 +123,7 @@ class Recorder(TorchDispatchMode):
                     return made
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
-        return func(*args, **kwargs)
+        return self._shapes.run(func, args, kwargs)
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta or tensor.dim() == 0:
@@ -122,6 +133,19 @@ class Recorder(TorchDispatchMode):
             meta = self._metas[id(tensor)] = tensor.to("meta")
             self._alive.append(tensor)
         return meta
+
+
+def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
+    """An operator's arguments with `function` of each tensor in its place: tensors stand in tuples, lists and dicts, in nothing else."""
+    if isinstance(value, Tensor):
+        return function(value)
+    if type(value) is tuple:
+        return tuple([mapped(function, item) for item in value])
+    if type(value) is list:
+        return [mapped(function, item) for item in value]
+    if type(value) is dict:
+        return {key: mapped(function, item) for key, item in value.items()}
+    return value
 
 
 def _content(tensor: Tensor) -> tuple[float, ...] | None:

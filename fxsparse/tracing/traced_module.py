@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.copies import duplicate
 from fxsparse.tracing.recorder import ACTIVE
 from fxsparse.tracing.tape import Mode
 
@@ -126,7 +127,7 @@ class TracedModule(nn.Module):
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedModule:
         twin = self.__class__.__new__(self.__class__)
         memo[id(self)] = twin
-        twin.__dict__.update(copy.deepcopy(self.__dict__, memo))
+        twin.__dict__.update(duplicate(self.__dict__, memo))
         return twin
 
     def __reduce_ex__(self, protocol: Any) -> Any:

@@ -110,7 +110,7 @@ class _Graphing(TorchFunctionMode):
 
         if isinstance(part, Tensor):
             self.know(part, make)
-        elif isinstance(part, (tuple, list, dict)) and any(isinstance(leaf, Tensor) for leaf in tree_leaves(part)):
+        elif isinstance(part, (tuple, list, dict)) and holds_tensor(part):
             self.learn(part, make())
 
     def argument(self, value: Any) -> Any:
@@ -153,7 +153,7 @@ class _Graphing(TorchFunctionMode):
             return self.size_call(name, func, args, kwargs)
         if name == "__iter__":
             return iter(self.unbind(args[0]))
-        if name == "_assert" or not (any(isinstance(leaf, Tensor) for leaf in tree_leaves((args, kwargs))) or _makes_tensors(func)):
+        if name == "_assert" or not (holds_tensor((args, kwargs)) or _makes_tensors(func)):
             return func(*args, **kwargs)
         if name in _REFLECTED:
             return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
@@ -182,9 +182,9 @@ class _Graphing(TorchFunctionMode):
             out = func(*real[0], **real[1])
         finally:
             self.recorder.node = outer
-        if out is None or any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+        if out is None or holds_tensor(out):
             self.learn(out, node)
-        elif not self.recorder.tape.calls[mark:] or not any(isinstance(leaf, Tensor) for leaf in tree_leaves(out)):
+        elif not self.recorder.tape.calls[mark:] or not holds_tensor(out):
             self.graph.erase_node(node)
         return out
 
@@ -275,6 +275,19 @@ def _makes_tensors(func: Any) -> bool:
     return func not in (torch.is_tensor, torch.is_storage) and (
         module.startswith("torch") or type(func).__name__ in ("builtin_function_or_method",)
     )
+
+
+def holds_tensor(value: Any) -> bool:
+    """Whether a tensor is among the leaves."""
+    if isinstance(value, Tensor):
+        return True
+    if value is None or isinstance(value, (int, float, str, torch.Size)):
+        return False
+    if type(value) in (tuple, list):
+        return any(map(holds_tensor, value))
+    if type(value) is dict:
+        return any(map(holds_tensor, value.values()))
+    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
 
 
 def _without_number(device: torch.device) -> torch.device:

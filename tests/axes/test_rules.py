@@ -72,15 +72,20 @@ COUPLED: dict[str, tuple[Callable[[Tensor], Tensor], bool]] = {
     "cumsum": (lambda x: x.cumsum(-1), False),
     "exp": (torch.exp, True),
     "flip": (lambda x: x.flip(-1), False),
+    "gather rows": (lambda x: x.gather(0, torch.zeros(x.shape, dtype=torch.long, device=x.device)), True),
     "gather": (lambda x: x.gather(-1, torch.zeros(x.shape, dtype=torch.long, device=x.device)), False),
     "logsumexp": (lambda x: x - x.logsumexp(-1, keepdim=True), False),
     "max": (lambda x: x - x.max(-1, keepdim=True).values, False),
-    "norm": (lambda x: x / x.norm(dim=-1, keepdim=True), False),
+    "index_add": (lambda x: torch.zeros_like(x).index_add(0, torch.tensor([1, 1], device=x.device), x), True),
+    "index_put": (lambda x: x.index_put((torch.tensor([0], device=x.device),), x[:1]), True),
+    "norm": (lambda x: x / x.norm(dim=-1, keepdim=True), True),
+    "norm of the greatest": (lambda x: x / x.norm(float("inf"), dim=-1, keepdim=True), False),
     "roll": (lambda x: x.roll(1, -1), False),
     "softmax": (lambda x: x.softmax(-1), False),
     "sort": (lambda x: x.sort(-1).values, False),
     "sum": (lambda x: x * x.sum(-1, keepdim=True), True),
     "topk": (lambda x: x.topk(8, -1).values, False),
+    "scatter_add": (lambda x: x.scatter_add(0, torch.ones(1, 1, dtype=torch.long, device=x.device).expand(2, x.shape[1]), x), True),
     "where": (lambda x: torch.where(x > 0, x, x * 2), True),
 }
 
@@ -175,3 +180,27 @@ def test_autograd_functions_are_seen_through() -> None:
     small = network.shrink({"a": [0, 3]})
     assert fxsparse.verify(network, small).max_error < 1e-12
     small(torch.randn(2, 4)).sum().backward()
+
+
+OVER_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "sum": lambda w: w.abs().sum(1, keepdim=True),
+    "norm of rows": lambda w: w.norm(dim=1, keepdim=True),
+    "norm": lambda w: w.norm(),
+}
+
+
+@pytest.mark.parametrize("whole", OVER_WEIGHTS.values(), ids=OVER_WEIGHTS.keys())
+def test_a_sum_over_a_weight_keeps_what_it_consumes(whole: Callable[[Tensor], Tensor]) -> None:
+    """The wide network with the channel zeroed would still count the weights for it."""
+
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.w = nn.Linear(4, 8), nn.Parameter(torch.rand(3, 8))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.linear(self.a(x), self.w / whole(self.w))
+
+    group = fxsparse.trace(Scaled().eval(), torch.randn(2, 4)).group("a")
+    assert not group.prunable
+    assert "reduces it" in group.reason

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import random
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +44,8 @@ def check_exchange(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: 
 
 def coordinates(network: fxsparse.Network, group: str, unit: int) -> set[Place]:
     """What a unit consists of: what is no longer kept without it."""
-    kept = network.shrink({group: [other for other in network.group(group).units if other != unit]}).kept
+    others = tuple(other for other in network.living[group] if other != unit)
+    kept = replace(network, living={**network.living, group: others}).kept  # as after a shrink, whose module nobody needs here
     shapes = {key: tensor.shape for key, tensor in network.module.state_dict().items()}
     return {(key, axis, i) for key, axes in kept.items() for axis, left in axes.items() for i in set(range(shapes[key][axis])) - set(left)}
 

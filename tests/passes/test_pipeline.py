@@ -172,4 +172,8 @@ def test_watchers_print_time_and_prove() -> None:
     Pipeline.parse("drop-first,swish")(network(), watchers=(PrintBetween(lines.append), timing, prove))
     assert lines[0].startswith("drop-first: ") and lines[1] == "  1 units of first went"
     assert [name for name, _ in timing.seconds] == ["drop-first", "swish"]
-    assert [name for name, _ in prove.proofs] == ["drop-first"]
+    assert [name for name, _ in prove.proofs] == ["drop-first", "swish"], "after an edit, against the edited network with all its units"
+    lines.clear()
+    Pipeline.parse("swish,drop-first")(network(), watchers=(Timing(write=lines.append), VerifyEach(write=lines.append)))
+    assert [line.partition(": ")[0] for line in lines] == ["swish", "swish", "drop-first", "drop-first"]
+    assert lines[1] == "swish: no width has changed, nothing to prove" and lines[3].startswith("drop-first: equal to ")

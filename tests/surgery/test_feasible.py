@@ -53,3 +53,28 @@ def test_a_network_that_is_traced_whole_is_left_alone() -> None:
     network = fxsparse.trace(nn.Sequential(nn.Linear(4, 6), nn.Linear(6, 3)).eval(), torch.randn(2, 4))
     origin = network.origin
     assert feasible(origin.skeleton, origin.structure, origin.inputs) is origin.structure
+
+
+class Branching(nn.Module):
+    """Untraceable, with a branch that is not taken while it is recorded."""
+
+    def __init__(self, spare: bool) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 8))
+        self.branch = nn.Linear(8, 8) if spare else nn.Identity()
+        self.head = nn.Sequential(nn.Linear(8, 5), nn.ReLU(), nn.Linear(5, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.inner(x)
+        if bool(y.sum() > 1e9):
+            y = self.branch(y)
+        result: Tensor = self.head(y)
+        return result
+
+
+def test_what_may_go_into_a_branch_that_was_not_taken_is_protected() -> None:
+    network = fxsparse.trace(Branching(spare=True).eval(), torch.randn(2, 4))
+    assert not network.group("inner.2").prunable
+    assert "branch" in network.group("inner.2").reason
+    assert network.group("inner.0").prunable and network.group("head.0").prunable
+    assert fxsparse.trace(Branching(spare=False).eval(), torch.randn(2, 4)).group("inner.2").prunable

@@ -69,6 +69,21 @@ def _attention_labels(site: Site, heads: tuple, inner: tuple) -> None:  # type: 
     site.algebra.label(inner, "head_dim")
 
 
+@contractions.rule("aten._trilinear", text="bilinear: (n, i), (o, i, j), (n, j) -> (n, o)")
+def trilinear(site: Site) -> None:
+    """The sum over products of three operands, each without the axes that it is expanded along. Behind nn.Bilinear."""
+    operands = [site.arg(name) for name in ("i1", "i2", "i3")]
+    without = [site.arg(name) for name in ("expand1", "expand2", "expand3")]
+    letters = "abcdefgh"[: len(site.axes(operands[0])) + len(without[0])]
+    summed = site.arg("sumdim")
+
+    def tensor(lacks: list[int]) -> str:
+        return f"({', '.join(letter for axis, letter in enumerate(letters) if axis not in lacks)})"
+
+    bound = apply_spec(site, f"{', '.join(map(tensor, without))} -> {tensor(summed)}", operands)
+    macs(site, *bound.values())
+
+
 LETTERS = ("x", "y", "z")
 
 

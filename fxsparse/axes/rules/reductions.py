@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
 from fxsparse.axes.table import Family, aten
@@ -20,6 +22,8 @@ def _dims(site: Site, rank: int) -> set[int]:
 def _reduce(site: Site, summing: bool) -> None:
     name = "self" if site.has("self") else site.call.op._schema.arguments[0].name
     axes = site.axes(name)
+    # A channel that is gone is a zero in a sum over channels. In a sum over a weight it is not: consumers have a weight for it.
+    summing = summing and not site.is_weight(site.arg(name))
     dims = _dims(site, len(axes))
     for i in dims:
         if summing:
@@ -35,8 +39,8 @@ def _reduce(site: Site, summing: bool) -> None:
 
 @reductions.rule(
     *aten(
-        "mean var var_mean std std_mean amax amin max min prod argmax argmin all any logsumexp linalg_vector_norm norm median "
-        "mode kthvalue nansum aminmax count_nonzero"
+        "mean var var_mean std std_mean amax amin max min prod argmax argmin all any logsumexp median mode kthvalue nansum aminmax "
+        "count_nonzero"
     ),
     text="(a, r!) -> (a)",
 )
@@ -49,10 +53,19 @@ def reduce(site: Site) -> None:
     _reduce(site, summing=False)
 
 
-@reductions.rule("aten.sum", text="(a, r) -> (a)  a removed coordinate is a missing summand")
+@reductions.rule("aten.sum", text="(a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole")
 def sum_(site: Site) -> None:
     """A sum is a contraction with ones."""
     _reduce(site, summing=True)
+
+
+@reductions.rule(
+    "aten.linalg_vector_norm", "aten.norm", text="(a, r) -> (a)  a removed coordinate is a missing summand; unless p is 0 or infinite"
+)
+def vector_norm(site: Site) -> None:
+    """The root of a sum of powers. The greatest, the least and the count of an axis are of all of it."""
+    power = site.arg("ord" if site.has("ord") else "p")
+    _reduce(site, summing=power is None or 0 < power < math.inf)
 
 
 @reductions.rule(

@@ -1,0 +1,80 @@
+"""What meta kernels gave before: the same operator on the same shapes gives the same shapes.
+
+A meta kernel is mostly Python, and takes up to three milliseconds (batch norm). Networks repeat their blocks, so that most calls were
+seen already. Only operators of torch itself are remembered that neither write to their arguments nor look into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
+_Result = _Layout | list[_Layout | None] | None  # of one tensor, of several (None: no tensor there), or nothing to remember
+
+
+class Shapes:
+    """The memory of one recording."""
+
+    def __init__(self) -> None:
+        self._steady: dict[Any, bool] = {}
+        self._known: dict[Hashable, _Result] = {}
+
+    def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """`func(*args, **kwargs)` on meta tensors, from memory where that is possible."""
+        steady = self._steady.get(func)
+        if steady is None:
+            steady = self._steady[func] = _is_steady(func)
+        if not steady:
+            return func(*args, **kwargs)
+        try:
+            key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())))
+            known = self._known.get(key)
+        except TypeError:  # an argument that cannot be part of a key
+            return func(*args, **kwargs)
+        if known is not None:
+            return _make(known) if isinstance(known, tuple) else tuple([None if each is None else _make(each) for each in known])
+        out = func(*args, **kwargs)
+        self._known[key] = _result(out, args)
+        return out
+
+
+def _is_steady(func: Any) -> bool:
+    """Whether the layout of the results follows from the layouts of the arguments."""
+    unsteady = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view)
+    return func.namespace == "aten" and not func._schema.is_mutable and not func.is_view and not any(tag in func.tags for tag in unsteady)
+
+
+def _key(value: Any) -> Hashable:
+    """Something that is equal for arguments that give results of equal layout."""
+    if isinstance(value, Tensor):
+        if type(value) not in _PLAIN or not value.is_meta or value.layout is not torch.strided:
+            raise TypeError("a tensor whose layout does not say everything")
+        return value.shape, value.stride(), value.dtype
+    if type(value) in (tuple, list):
+        return tuple([_key(item) for item in value])
+    return type(value), value
+
+
+def _result(out: Any, args: tuple[Any, ...]) -> _Result:
+    single = isinstance(out, Tensor)
+    if not single and type(out) is not tuple:
+        return None
+    layouts: list[_Layout | None] = []
+    for each in (out,) if single else out:
+        if each is None:
+            layouts.append(None)
+            continue
+        if type(each) is not Tensor or not each.is_meta or each.dtype.is_complex or any(each is arg for arg in args):
+            return None
+        layouts.append((each.shape, each.stride(), each.dtype))
+    return layouts[0] if single else layouts
+
+
+def _make(layout: _Layout) -> Tensor:
+    shape, stride, dtype = layout
+    return torch.empty_strided(shape, stride, dtype=dtype, device="meta")
