@@ -1,9 +1,12 @@
 """EAST and its parts on CIFAR-10, one run after another: `python benchmarks/east.py --data DATA --method east --density 0.01`.
 
 Each run writes a small file into benchmarks/results/east, and is not repeated while the file is there; killed, it goes on from its last
-checkpoint under --work. Several methods, densities and seeds are worked off in the order given. `--probe` measures instead what growth does
-to filters without a weight, in the first steps of RigL. `--table` prints the files as a table. SGD with Nesterov momentum 0.9, weight
-decay 5e-4, batch 128, flips and crops, gradients clipped at 1.0, a cosine from 0.1 to 0; one thread, bf16 autocast on the CPU.
+checkpoint under --work. Several methods, densities and seeds are worked off in the order given. SGD with Nesterov momentum 0.9, weight decay
+5e-4, batch 128, flips and crops, gradients clipped at 1.0, a cosine from 0.1 to 0; one thread, bf16 autocast on the CPU.
+
+`--probe` measures instead what growth does to filters without a weight, in the first steps of RigL. `--latency RUN` takes a finished run's
+network apart (shared weights, dead channels, batch norms) and measures it on ONNX Runtime beside the dense one. `--table` writes all files
+into docs/east.md.
 """
 
 from __future__ import annotations
@@ -12,19 +15,30 @@ import argparse
 import json
 import math
 import platform
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from seeds import NOTE, compared, mean_and_deviation, rows, spread, write_between
 
 import fxsparse
+from fxsparse.engines import compare, ratio
+from fxsparse.engines.onnxruntime import OnnxRuntime
+from fxsparse.models import build
+from fxsparse.passes import LowerOnnx
+from fxsparse.sparsity.counting import nonzeros, profile
+from fxsparse.training.checkpoint import load_checkpoint
 from fxsparse.training.data_folder import default_cache
-from fxsparse.training.east import Extreme, Parts
+from fxsparse.training.east import Extreme, Parts, finished, prepared
 from fxsparse.training.recipe import Recipe
 from fxsparse.training.results import write_json
-from fxsparse.training.trainer import Trainer
+from fxsparse.training.trainer import CHECKPOINT, Trainer
 
-RESULTS = Path(__file__).resolve().parent / "results" / "east"
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "east", ROOT / "docs" / "east.md"
+SMALL = "unshare-weights,apply-masks,eliminate-dead-channels,fold-batch-norm,simplify"
 PARTS = {"dyrelu": "dyrelu", "sharing": "sharing", "cyclic": "cyclic"}
 METHODS = (
     "static",
@@ -45,7 +59,7 @@ def recipe_of(method: str, density: float, seed: int, arguments: argparse.Namesp
     """`east` is all three parts; `rigl` is RigL without them, `rigl-calm` with the gradients of empty filters counted like others'."""
     common: dict[str, Any] = {
         "model": arguments.model, "data": str(arguments.data), "cache": str(arguments.cache or arguments.work), "epochs": arguments.epochs,
-        "precision": arguments.precision, "clip": 1.0, "seed": seed, "checkpoint_every": 200,
+        "precision": arguments.precision, "device": arguments.device, "clip": 1.0, "seed": seed, "checkpoint_every": 200,
     }  # fmt: skip
     if method in ("static", "rigl", "gradual"):
         return Recipe(method=method, options={"density": density}, **common), ()
@@ -134,32 +148,111 @@ def probe(density: float, seed: int, steps: int, arguments: argparse.Namespace) 
     write_json(arguments.results / f"growth-{density:g}-seed{seed}.json", found)
 
 
+def network_of(run: dict[str, Any], work: Path) -> fxsparse.Network:
+    """The network that a run has left, from its last checkpoint: with its masks, and without DyReLUs."""
+    state, settings = load_checkpoint(work / "east" / run["name"] / CHECKPOINT), run["settings"]
+    parts = set(PARTS) if run["label"] == "east" else set(run["label"].split("+")) & set(PARTS)
+    inputs, model = torch.zeros(1, 3, 32, 32), build(settings["model"], seed=settings["seed"]).model
+    network = prepared(model, inputs, dyrelu="dyrelu" in parts, sharing=2 * ("sharing" in parts), seed=settings["seed"])
+    network.module.load_state_dict(state["model"])
+    network.module.eval()
+    return finished(network, state["sparsifier"]["masks"])
+
+
+def latency(run: dict[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:
+    """Sizes, and milliseconds on ONNX Runtime (one thread, batch 1): dense; sparse, with the zeros in place; and without dead channels."""
+    sparse = network_of(run, arguments.work)
+    alone = fxsparse.Pipeline.parse("unshare-weights,apply-masks")(sparse).network
+    made = fxsparse.Pipeline.parse(SMALL)(sparse)
+    inputs = torch.randn(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before, after = sparse.module.eval()(inputs), made.network.module.eval()(inputs)
+    dense = fxsparse.trace(build(run["settings"]["model"], seed=0).model.eval(), inputs[:1])
+    onnx = OnnxRuntime(threads=1)
+    found: dict[str, Any] = {"name": run["name"], "pipeline": SMALL, "largest_difference": float((before - after).abs().max())}
+    with tempfile.TemporaryDirectory() as folder:
+        sessions = {}
+        for name, network in (("dense", dense), ("sparse", alone), ("small", made.network)):
+            path = Path(folder) / f"{name}.onnx"
+            LowerOnnx(path=str(path))(network)
+            sessions[name] = onnx.open(path, (inputs[:1],)).prepare()
+            costs, living = profile(network.module, inputs[:1]), nonzeros(network.module)
+            found[name] = {"parameters": network.parameter_count, "nonzeros": sum(living.values()), "macs": network.macs}
+            found[name] |= {"macs_without_zeros": costs.macs(living), "onnx_bytes": path.stat().st_size}
+        timed = compare(sessions, seconds=3.0)
+    for name, timing in timed.items():
+        part = ratio(timing, timed["dense"])
+        found[name] |= {"ms": timing.median, "of_dense": part.value, "interval": [part.low, part.high]}
+    return found
+
+
+# ---- tables ---------------------------------------------------------------------------------------------------------------------
+
+
 def table(results: Path) -> str:
     """Accuracies by method and density, with what the training cost."""
-    files = [json.loads(path.read_text()) for path in sorted(results.glob("*-seed*.json")) if not path.name.startswith("growth")]
-    lines = [
-        "| model, epochs | density | method | test accuracy, % | seeds | weights left | mean density | training, TMACs | empty layers |"
-    ]
-    lines.append("|---|---|---|---|---|---|---|---|---|")
+    files = [json.loads(path.read_text()) for path in sorted(results.glob("*-seed*.json"))]
+    files = [each for each in files if "label" in each]
+    if not files:
+        return "No run yet."
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for each in files:
-        key = (each["settings"]["model"], each["settings"]["epochs"], each["density"], each["label"])
+        key = (each["settings"]["model"], each["density"], each["settings"]["epochs"], each["label"])
         groups.setdefault(key, []).append(each)
-    for (model, epochs, density, label), runs in sorted(groups.items(), key=lambda item: (*item[0][:3], METHODS.index(item[0][3]))):
-        values = [100 * run["accuracy"] for run in runs]
-        mean = math.fsum(values) / len(values)
-        spread = math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
-        cells = [
-            f"{model}, {epochs}",
-            f"{density:g}",
-            label,
-            f"{mean:.2f}" + ("" if math.isnan(spread) else f" ± {spread:.2f}"),
-            str(len(runs)),
+    text, setups = [], sorted({key[:2] for key in groups}, key=lambda key: (key[0], -key[1]))
+    for model, density in setups:
+        here = {key[2:]: runs for key, runs in groups.items() if key[:2] == (model, density)}
+        lines = []
+        for (epochs, label), runs in sorted(here.items(), key=lambda item: (item[0][0], METHODS.index(item[0][1]))):
+            cells = [label, str(epochs), spread([100 * run["accuracy"] for run in runs]), str(len(runs))]
+            cells += [f"{runs[0]['masked_weights_left']:,}", f"{mean(run['average_density'] for run in runs):.2%}"]
+            cells += [f"{mean(run['train_macs'] for run in runs) / 1e12:.1f}", str(max(run["empty_layers"] for run in runs))]
+            lines.append(cells)
+        header = ["method", "epochs", "test accuracy, %", "seeds", "weights left", "mean density", "training, TMACs", "empty layers"]
+        text += [f"### {model.partition(':')[2]}, {100 * (1 - density):g} % sparse", "", *rows(header, lines), ""]
+        told = [f"- {line}" for line in differences(here)]
+        text += [NOTE, "", *told, ""] if told else []
+    return "\n".join(text)
+
+
+def differences(here: dict[tuple[int, str], list[dict[str, Any]]]) -> list[str]:
+    """EAST, its parts and calm growth against RigL at equal steps; and EAST against a RigL that trains for at least as many MACs."""
+    scores = {key: {run["seed"]: 100 * run["accuracy"] for run in runs} for key, runs in here.items()}
+    made = []
+    for (epochs, label), own in scores.items():
+        pairs = [("rigl", "static"), ("gradual", "rigl")] + [(other, "rigl") for other in METHODS[3:]] + [("east", "gradual")]
+        made += [
+            f"{epochs} epochs: {compared(label, own, other, scores[epochs, other])}"
+            for one, other in pairs
+            if one == label and (epochs, other) in scores
         ]
-        cells += [f"{runs[0]['masked_weights_left']:,}", f"{math.fsum(r['average_density'] for r in runs) / len(runs):.4f}"]
-        cells += [f"{math.fsum(r['train_macs'] for r in runs) / len(runs) / 1e12:.1f}", str(max(r["empty_layers"] for r in runs))]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    for (epochs, label), runs in here.items():
+        cost = mean(run["train_macs"] for run in runs)
+        longer = [key for key in here if key[1] == "rigl" and key[0] > epochs and mean(r["train_macs"] for r in here[key]) >= 0.98 * cost]
+        if label == "east" and longer:
+            key = min(longer)
+            share = mean(run["train_macs"] for run in here[key]) / cost
+            names = f"east, {epochs} epochs", f"rigl, {key[0]} epochs"
+            made.append(f"at {share:.2f} times the training MACs: {compared(names[0], scores[epochs, label], names[1], scores[key])}")
+    return made
+
+
+def sizes(results: Path) -> list[str]:
+    """What became of networks: size and latency against the dense one."""
+    lines = []
+    for path in sorted(results.glob("latency-*.json")):
+        found = json.loads(path.read_text())
+        for name in ("dense", "sparse", "small"):
+            each = found[name]
+            part = f"{each['of_dense']:.2f} ({each['interval'][0]:.2f} to {each['interval'][1]:.2f})"
+            cells = [f"{each['parameters']:,}", f"{each['nonzeros']:,}", f"{each['macs'] / 1e6:.2f}", f"{each['onnx_bytes'] / 1024:.0f}"]
+            lines.append([f"{found['name']}: {name}", *cells, f"{each['ms']:.3f}", part])
+    header = ["network", "parameters", "not zero", "million MACs", "ONNX file, KiB", "latency, ms", "of the dense one's (95 % interval)"]
+    return ["### Size and latency", "", *rows(header, lines), ""] if lines else []
+
+
+def mean(values: Iterable[float]) -> float:
+    return mean_and_deviation(list(values))[0]
 
 
 def main() -> None:
@@ -174,21 +267,29 @@ def main() -> None:
     parser.add_argument("--seed", nargs="+", type=int, default=[0])
     parser.add_argument("--epochs", type=int, default=7)
     parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--device", default="auto")
     parser.add_argument("--probe", type=int, default=0, metavar="STEPS")
+    parser.add_argument("--latency", nargs="+", metavar="RUN", help="names of finished runs, whose checkpoints are under --work")
     parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for name in arguments.latency or ():
+        found = latency(json.loads((arguments.results / f"{name}.json").read_text()), arguments)
+        write_json(arguments.results / f"latency-{name}.json", found)
+        print(json.dumps(found, indent=1), flush=True)
     if arguments.table:
-        print(table(arguments.results))
-    elif arguments.data is None:
+        write_between(DOCUMENT, "results", "\n".join([table(arguments.results), *sizes(arguments.results)]))
+    if arguments.latency or arguments.table:
+        return
+    if arguments.data is None:
         parser.error("give the folder of CIFAR-10 with --data")
-    elif arguments.probe:
+    if arguments.probe:
         probe(arguments.density[0], arguments.seed[0], arguments.probe, arguments)
-    else:
-        for density in arguments.density:
-            for seed in arguments.seed:
-                for method in arguments.method:
-                    train(method, density, seed, arguments)
+        return
+    for density in arguments.density:
+        for seed in arguments.seed:
+            for method in arguments.method:
+                train(method, density, seed, arguments)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from seeds import NOTE, compared, rows, spread, write_between
 
 import fxsparse
 from fxsparse.training.data_folder import default_cache
@@ -34,11 +35,8 @@ from fxsparse.training.trainer import Trainer
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "training"
 DOCUMENT = ROOT / "docs" / "training.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+HEADER = ("density", "method", "test accuracy, %", "seeds", "non-zeros", "training cost, TMACs", "processor seconds")
 ORDER = ("dense", "static", "set", "rigl", "gradual", "one-shot", "sr-ste", "iee")
-
-# Two-sided 95 % points of Student's t, by degrees of freedom.
-STUDENT = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 10: 2.23}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -156,23 +154,6 @@ def work(arguments: argparse.Namespace) -> None:
 # ---- tables ---------------------------------------------------------------------------------------------------------------------
 
 
-def mean_and_deviation(values: list[float]) -> tuple[float, float]:
-    mean = math.fsum(values) / len(values)
-    return mean, math.sqrt(math.fsum((v - mean) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
-
-
-def compared(name: str, ours: dict[int, float], other: str, theirs: dict[int, float]) -> str:
-    """The mean difference over the seeds that both have, and whether it is told apart from chance (paired t-test at 5 %)."""
-    seeds = sorted(set(ours) & set(theirs))
-    differences = [ours[seed] - theirs[seed] for seed in seeds]
-    if len(seeds) < 2:
-        return f"{name} - {other}: {differences[0]:+.2f} (one seed: no statement)" if differences else f"{name} - {other}: no common seed"
-    mean, deviation = mean_and_deviation(differences)
-    half = STUDENT.get(len(seeds) - 1, 2.0) * deviation / math.sqrt(len(seeds))
-    verdict = "inside the noise" if abs(mean) <= half else "outside the noise"
-    return f"{name} - {other}: {mean:+.2f} ± {half:.2f} ({verdict})"
-
-
 def tables(files: list[dict[str, Any]]) -> str:
     """Runs that differ in nothing but method, density and seed share a table."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
@@ -182,12 +163,7 @@ def tables(files: list[dict[str, Any]]) -> str:
         groups.setdefault(key, []).append(each)
     text = []
     for (model, epochs, lr, schedule, precision), runs in sorted(groups.items()):
-        text += [f"### {model}, {epochs} epochs, lr {lr:g} {schedule}, {precision}", ""]
-        text += [
-            "| density | method | test accuracy, % | seeds | non-zeros | training cost, TMACs | CPU seconds |",
-            "|---|---|---|---|---|---|---|",
-        ]
-        notes = []
+        lines, notes = [], []
         densities = sorted({run["settings"]["options"].get("density", 1.0) for run in runs}, reverse=True)
         for density in densities:
             here = [run for run in runs if run["settings"]["options"].get("density", 1.0) == density]
@@ -196,28 +172,17 @@ def tables(files: list[dict[str, Any]]) -> str:
                 by_method.setdefault(label(run), {})[run["settings"]["seed"]] = 100 * run["accuracy"]
             for method in sorted(by_method, key=lambda name: (ORDER.index(name.split(" ")[0]), name)):
                 some = [run for run in here if label(run) == method]
-                mean, deviation = mean_and_deviation(list(by_method[method].values()))
-                spread = "" if math.isnan(deviation) else f" ± {deviation:.2f}"
                 cost = math.fsum(run["train_macs"] for run in some) / len(some) / 1e12
                 seconds = math.fsum(run["processor_seconds"] for run in some) / len(some)
-                cells = [
-                    f"{density:g}",
-                    method,
-                    f"{mean:.2f}{spread}",
-                    str(len(some)),
-                    f"{some[0]['nonzeros']:,}",
-                    f"{cost:.1f}",
-                    f"{seconds:.0f}",
-                ]
-                text.append(f"| {' | '.join(cells)} |")
+                accuracy, nonzeros = spread(list(by_method[method].values())), f"{some[0]['nonzeros']:,}"
+                lines.append([f"{density:g}", method, accuracy, str(len(some)), nonzeros, f"{cost:.1f}", f"{seconds:.0f}"])
             pairs = [("set", "static"), ("rigl", "set"), ("rigl", "static"), ("gradual", "rigl")]
+            pairs += [(name, other) for name in by_method if name.startswith("iee") for other in ("static", "set", "rigl", "gradual")]
             told = [compared(a, by_method[a], b, by_method[b]) for a, b in pairs if a in by_method and b in by_method]
-            if told:
-                notes.append(f"- density {density:g}: {'; '.join(told)}.")
-        if notes:
-            text += ["", "Differences in points over common seeds, with the 95 % interval of a paired t-test:", "", *notes]
-        text.append("")
-    return "\n".join(text).rstrip() + "\n"
+            notes += [f"- density {density:g}: {each}" for each in told]
+        text += [f"### {model}, {epochs} epochs, lr {lr:g} {schedule}, {precision}", "", *rows(HEADER, lines), ""]
+        text += [NOTE, "", *notes, ""] if notes else []
+    return "\n".join(text)
 
 
 def label(run: dict[str, Any]) -> str:
@@ -228,10 +193,7 @@ def label(run: dict[str, Any]) -> str:
 
 def write_tables(results: Path) -> None:
     files = [json.loads(path.read_text()) for path in sorted(results.glob("*.json"))]
-    made = tables([each for each in files if "name" in each])
-    text = DOCUMENT.read_text()
-    before, rest = text.split(BEGIN)
-    DOCUMENT.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{rest.split(END)[1]}")
+    write_between(DOCUMENT, "results", tables([each for each in files if "name" in each]))
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
 from fxsparse.tracing.garbage import collected_later
 from fxsparse.tracing.recorder import as_arguments, record
+from fxsparse.tracing.shapes import remembered
 from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module
 from fxsparse.tracing.traced_module import TracedModule
@@ -167,6 +168,7 @@ class Network:
         return self.with_living({**self.living, **wanted}, init)
 
     @collected_later()
+    @remembered()
     def with_living(self, living: Mapping[str, tuple[int, ...]], init: Init = "journal") -> Network:
         """The network in which exactly these units live."""
         prediction = predict(self.origin.structure, living)
@@ -244,6 +246,7 @@ class Network:
 
 
 @collected_later()
+@remembered()
 def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Network:
     """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
     network shares its parameters."""

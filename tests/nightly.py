@@ -14,6 +14,7 @@ import copy
 import hashlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -35,6 +36,7 @@ from tests.networks.random_networks import RandomNetwork, random_network
 
 LEAST, MOST = 5, 40  # operators
 ROOT = Path(__file__).resolve().parent.parent
+PATIENCE = 20  # how much longer than its limit of processor time a child may take on a busy machine
 HELD, HELD_WITHOUT_TRAINING, FAILED = "held", "held, but for torch's own backward", "failed"
 
 
@@ -70,13 +72,14 @@ def check(network: RandomNetwork, seed: int, trains: bool, say: Any) -> None:
     check_exchange(module, call.args, seed, call.kwargs, most=3)
 
 
-def child(seed: int, trains: bool, pipe: int) -> None:
+def child(seed: int, trains: bool, seconds: int, pipe: int) -> None:
     """Never returns; the last line that it writes is its outcome."""
 
     def say(line: str) -> None:
         os.write(pipe, (line.replace("\n", " ")[:400] + "\n").encode())
 
     try:
+        resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 1))
         torch.set_num_threads(1)
         warnings.simplefilter("ignore")
         check(random_network(seed, LEAST, MOST), seed, trains, say)
@@ -114,22 +117,25 @@ class Running:
             return None
         if last != stage:
             return Outcome(self.seed, FAILED, f"{stage}: {last}")
-        late = time.monotonic() >= self.deadline
-        return Outcome(self.seed, FAILED, f"{stage}: " + ("took too long" if late else f"the process died of signal {os.WTERMSIG(status)}"))
+        killer = os.WTERMSIG(status)
+        late = killer == signal.SIGXCPU or time.monotonic() >= self.deadline
+        return Outcome(
+            self.seed, FAILED, f"{stage}: " + ("took too long" if late else f"the process died of {signal.Signals(killer).name}")
+        )
 
 
-def start(seed: int, trains: bool, seconds: float) -> Running:
+def start(seed: int, trains: bool, seconds: int) -> Running:
     reader, writer = os.pipe()
     sys.stdout.flush()
     pid = os.fork()
     if not pid:
         os.close(reader)
-        child(seed, trains, writer)
+        child(seed, trains, seconds, writer)
     os.close(writer)
-    return Running(seed, trains, pid, reader, time.monotonic() + seconds)
+    return Running(seed, trains, pid, reader, time.monotonic() + PATIENCE * seconds)
 
 
-def hunt(seeds: Sequence[int], workers: int, seconds: float) -> Iterator[Outcome]:
+def hunt(seeds: Sequence[int], workers: int, seconds: int) -> Iterator[Outcome]:
     """The outcome of each seed, in the order in which they come."""
     waiting = [(seed, True) for seed in reversed(seeds)]
     running: list[Running] = []
@@ -213,7 +219,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--start", type=int, help="the first seed; by default, where the last call ended")
     parser.add_argument("--count", type=int, default=10_000, help="how many seeds (default: 10000)")
     parser.add_argument("--workers", type=int, default=1, help="processes at a time, of one thread each (default: 1)")
-    parser.add_argument("--seconds", type=float, default=300, help="limit for each network (default: 300)")
+    parser.add_argument("--seconds", type=int, default=120, help="limit of processor time for each network (default: 120)")
     parser.add_argument("--results", type=Path, help="JSON file that is gone on with")
     options = parser.parse_args(arguments)
     book = Book.open(options.results)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ from tests.documentation_setups import SETUPS
 
 # Pages whose commands are cheap enough to run, in order with the page's Python code, in one folder.
 RUN_COMMANDS = {"docs/tutorial.md"}
+# What pages need beside fxsparse: package -> extra.
+NEEDS = {
+    "docs/how-to/lightning.md": ("lightning", "pip install 'fxsparse[lightning]'"),
+    "docs/how-to/tensorboard.md": ("tensorboard", "pip install tensorboard"),
+    "docs/tutorial.md": ("sklearn", "pip install 'fxsparse[train]'"),
+}
+LOUD = {"docs/how-to/lightning.md"}  # Lightning warns of itself
 MOST_NOT_RUN = 3  # blocks that need what the tests do not have
 PAGES = {named(page): page for page in pages()}
 COMMAND: Any = typer.main.get_command(app)
@@ -51,7 +59,7 @@ def run(block: Block, names: dict[str, object]) -> None:
     """A Python block in the page's names, with the page's own line numbers; a cheap command by the command line itself."""
     if block.language == "python" and block.not_run is None:
         source = "\n" * (block.line - 1) + block.text
-        exec(compile(source, str(block.page), "exec"), names)
+        exec(compile(source, str(block.page), "exec", dont_inherit=True), names)
     elif named(block.page) in RUN_COMMANDS:
         for words in block.commands:
             if words[0] == "fxsparse":
@@ -59,15 +67,21 @@ def run(block: Block, names: dict[str, object]) -> None:
                 assert result.exit_code == 0, f"{block.page}:{block.line}: {' '.join(words)}\n{result.output}\n{result.exception!r}"
 
 
-@pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="the pages use the zoo: pip install 'fxsparse[zoo]'")
 @pytest.mark.parametrize("name", [name for name, page in PAGES.items() if any(block.language == "python" for block in blocks(page))])
 def test_the_code_of_a_page_runs(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package, advice in (("torchvision", "pip install 'fxsparse[zoo]'"), *([NEEDS[name]] if name in NEEDS else [])):
+        if importlib.util.find_spec(package) is None:
+            pytest.skip(f"the page needs {package}: {advice}")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("FXSPARSE_CACHE", str(tmp_path / "cache"))
-    names: dict[str, object] = SETUPS[name]() if name in SETUPS else {}
-    names["__name__"] = "__main__"
-    for block in blocks(PAGES[name]):
-        run(block, names)
+    with warnings.catch_warnings():
+        if name in LOUD:
+            warnings.simplefilter("ignore")
+        names: dict[str, object] = SETUPS[name]() if name in SETUPS else {}
+        names["__name__"] = "__main__"
+        for block in blocks(PAGES[name]):
+            run(block, names)
 
 
 @pytest.mark.parametrize("name", PAGES)

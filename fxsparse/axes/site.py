@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -61,9 +62,8 @@ class Site:
         self.literals: dict[str, Any] = {}
         self.contractions: list[Contraction] = []
         self.movement = False
-        self._arguments = {argument.name: argument.default_value for argument in call.op._schema.arguments if argument.has_default_value()}
-        self._arguments.update(zip((argument.name for argument in call.op._schema.arguments), call.args, strict=False))
-        self._arguments.update(call.kwargs)
+        names, defaults = _signature(call.op)
+        self._arguments = {**defaults, **dict(zip(names, call.args, strict=False)), **call.kwargs}
 
     # ---- reading ----------------------------------------------------------------------------------------------------------
 
@@ -140,6 +140,13 @@ class Site:
         """A free axis that replaces a frozen one: keeps the old reason where there is one."""
         reasons = [factor.reason for factor in axis if factor.free]
         return self.algebra.free(count, reasons[0]) if reasons else self.free(count, why)
+
+
+@functools.cache
+def _signature(op: Any) -> tuple[list[str], dict[str, Any]]:
+    """An operator's argument names, and the values of those that may be left out."""
+    arguments = op._schema.arguments
+    return [a.name for a in arguments], {a.name: a.default_value for a in arguments if a.has_default_value()}
 
 
 def dim_of(dim: int, rank: int) -> int:

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from fxsparse.axes.factors import Algebra, Atoms, Product
 
@@ -101,12 +99,18 @@ class _Solver:
             self.news = True
 
     def components(self) -> None:
-        left = np.concatenate(self.left) if self.left else np.zeros(0, dtype=np.int64)
-        right = np.concatenate(self.right) if self.right else np.zeros(0, dtype=np.int64)
-        graph = coo_array((np.ones(len(left), dtype=np.int8), (left, right)), shape=(self.atom_count, self.atom_count))
-        count, labels = connected_components(graph, directed=False)
-        self.class_of: Atoms = labels.astype(np.int64)
-        self.frozen: Bools = np.zeros(count, dtype=bool)
+        """Classes are numbered by their first atoms."""
+        first = np.arange(self.atom_count)  # a forest: each atom points at one before it, or at itself
+        for a, b in zip(self.left, self.right, strict=True):
+            x, y = _roots(first, a), _roots(first, b)
+            while (apart := x != y).any():
+                x, y = x[apart], y[apart]
+                first[np.maximum(x, y)] = np.minimum(x, y)  # of two that point from one place the last stays; the other comes again
+                x, y = _roots(first, x), _roots(first, y)
+        first = _roots(first, np.arange(self.atom_count))
+        starts = first == np.arange(self.atom_count)
+        self.class_of: Atoms = (np.cumsum(starts) - 1)[first]
+        self.frozen: Bools = np.zeros(np.count_nonzero(starts), dtype=bool)
         self.frozen[self.class_of[self.frozen_atoms]] = True
 
     def run(self) -> Solution:
@@ -222,11 +226,22 @@ class _Solver:
                 _, once = np.unique(whole[proper], return_index=True)
                 products.append(ClassProduct(whole[proper][once], tuple(part[proper][once] for part in parts)))
                 derived[whole[proper]] = True
-        reason_of: dict[int, str] = {}
-        for atoms, reason in self.freezes:
-            for c in np.unique(self.class_of[atoms]).tolist():
-                reason_of.setdefault(c, reason)
+        why = np.full(len(self.frozen), -1, dtype=np.int64)  # class -> the first of the freezes that met it
+        for index, (atoms, _) in enumerate(self.freezes):
+            classes = self.class_of[atoms]
+            why[classes[why[classes] < 0]] = index
+        known = np.flatnonzero(why >= 0)
+        reason_of = {c: self.freezes[index][1] for c, index in zip(known.tolist(), why[known].tolist(), strict=True)}
         return Solution(self.class_of, self.frozen, reason_of, _outermost_first(products, derived), derived)
+
+
+def _roots(first: Atoms, atoms: Atoms) -> Atoms:
+    """Where the pointers of these atoms end; they are made to point there at once."""
+    found = first[atoms]
+    while not np.array_equal(further := first[found], found):
+        found = further
+    first[atoms] = found
+    return found
 
 
 def _boundaries(product: Product) -> list[int]:

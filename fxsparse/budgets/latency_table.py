@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import os
 import platform
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeGuard
-
-import numpy as np
 
 from fxsparse.engines.base import Engine
 from fxsparse.engines.layers import Convolution, Layer, Pair, Product, runnable
 from fxsparse.engines.measure import compare
 from fxsparse.errors import BudgetError
 
-GRID = (0.0625, 0.125, 0.25, 0.5, 0.75, 1.0)
 STEPS = (1, 2, 4, 8, 16, 32)
+GAIN = 0.5  # of what the step removes; in a staircase, smaller steps gain nothing, and whole ones all
 Progress = Callable[[int, int], object]  # layers measured, layers in all
 
 
@@ -57,6 +54,14 @@ class LatencyTable:
             self.times[key] = max(found, 1e-6)
         return self.times[key]
 
+    def together(self, layers: Sequence[Layer]) -> list[float]:
+        """Times that are to be compared with each other: measured in turn, all of them, if one is missing."""
+        if any(_key(layer) not in self.times for layer in layers):
+            contenders = {_key(layer): runnable(self.engine, layer) for layer in layers}
+            timed = compare(contenders, runs=3 * self.runs, seconds=2 * self.seconds, warmup=0.004, most=10.0)
+            self.times |= {key: max(timing.median, 1e-6) for key, timing in timed.items()}
+        return [self.time(layer) for layer in layers]
+
     def save(self) -> None:
         """Write what was measured; an interrupted write leaves the old file."""
         if self.path is None:
@@ -71,106 +76,50 @@ class LatencyTable:
 Single = Convolution | Product
 
 
-class Surface:
-    """The time of one layer over its input and output widths: measured on a grid, linear in between."""
-
-    def __init__(self, table: LatencyTable, layer: Single, step: int) -> None:
-        self.layer, self.table = layer, table
-        dense_in, dense_out = widths_of(layer)
-        self.ins = _grid(dense_in, step, _quantum(layer))
-        self.outs = _grid(dense_out, step, _quantum(layer))
-        self.tied = isinstance(layer, Convolution) and layer.inner == 1 and layer.groups > 1
-        self.known: dict[tuple[int, int], float] = {}
-        if self.tied:
-            self.outs = self.ins if dense_in == dense_out else self.outs
-
-    def points(self) -> list[Single]:
-        """Everything that is measured for it."""
-        if self.tied:
-            return [narrowed(self.layer, i, _scaled(self.layer, i)) for i in self.ins]
-        return [narrowed(self.layer, i, o) for i in self.ins for o in self.outs]
-
-    def __call__(self, inputs: int, outputs: int) -> float:
-        found = self.known.get((inputs, outputs))
-        if found is None:
-            found = self.known[inputs, outputs] = self._between(inputs, outputs)
-        return found
-
-    def _between(self, inputs: int, outputs: int) -> float:
-        if self.tied:
-            values = [self.table.time(narrowed(self.layer, i, _scaled(self.layer, i))) for i in self.ins]
-            return float(np.interp(inputs, self.ins, values))
-        (a, b, s), (c, d, t) = _around(self.ins, inputs), _around(self.outs, outputs)
-        corner = [[self.table.time(narrowed(self.layer, i, o)) for o in (c, d)] for i in (a, b)]
-        low = corner[0][0] * (1 - t) + corner[0][1] * t
-        high = corner[1][0] * (1 - t) + corner[1][1] * t
-        return low * (1 - s) + high * s
-
-
 def widths_of(layer: Single) -> tuple[int, int]:
     return (layer.inputs, layer.outputs) if isinstance(layer, Convolution) else (layer.inner, layer.columns)
 
 
-def narrowed(layer: Single, inputs: int, outputs: int) -> Single:
-    """The layer with other widths; the groups of a grouped convolution keep their size, and become fewer."""
-    if isinstance(layer, Product):
-        return replace(layer, inner=inputs, columns=outputs)
-    inner = inputs if layer.groups == 1 else layer.inner
-    return replace(layer, inputs=inputs, outputs=outputs, inner=inner)
+def staircase(table: LatencyTable, layers: Sequence[Layer]) -> int:
+    """In which steps widths should go: the smallest step from which on a layer becomes about as much faster as it becomes smaller.
+
+    Asked are the two layers that compute most, a convolution as a pair, and no larger than they must be to show it. Where they disagree
+    the smaller one counts: noise makes a step too large rather than too small.
+    """
+    wide: list[Convolution | Product] = [each for each in dict.fromkeys(layers) if _is_plain(each)]
+    asked = sorted(wide, key=lambda each: -each.macs)[:2]
+    return min((_step(table, _between(each) if isinstance(each, Convolution) else _columns(each)) for each in asked), default=1)
 
 
-def _quantum(layer: Single) -> int:
-    """Widths of grouped convolutions go in whole groups."""
-    if isinstance(layer, Convolution) and layer.groups > 1:
-        return max(layer.inner, layer.outputs // layer.groups)
-    return 1
+def _step(table: LatencyTable, narrower: Callable[[int], Layer]) -> int:
+    full, *times = table.together([narrower(less) for less in (0, *STEPS)])
+    gains = [(full - time) / (full * step / _width(narrower(0))) for step, time in zip(STEPS, times, strict=True)]
+    good = [step for i, step in enumerate(STEPS) if min(gains[i:]) >= GAIN]  # noise may let one small step look good
+    return min(good, default=STEPS[-1])
 
 
-def _scaled(layer: Single, inputs: int) -> int:
-    dense_in, dense_out = widths_of(layer)
-    return max(1, inputs * dense_out // dense_in)
+def _between(layer: Convolution) -> Callable[[int], Layer]:
+    width, image = _capped(layer.outputs), tuple(min(size, 28) for size in layer.image)
+    return lambda less: Pair(layer.batch, width, width - less, image)
 
 
-def _grid(dense: int, step: int, quantum: int) -> list[int]:
-    step = min(step, max(1, dense // 4))  # a narrow layer has fewer steps than four of the engine's
-    unit = max(step, quantum) if quantum == 1 or step % quantum == 0 else quantum
-    found = {dense}
-    for part in GRID:
-        width = round(part * dense / unit) * unit
-        if 0 < width < dense:
-            found.add(width)
-    if dense > 1:
-        found.add(min(dense, unit))
-    return sorted(found)
+def _columns(layer: Product) -> Callable[[int], Layer]:
+    width = _capped(layer.columns)
+    return lambda less: Product(1, min(layer.rows, 256), min(layer.inner, 1024), width - less, True)
 
 
-def _around(grid: list[int], width: int) -> tuple[int, int, float]:
-    """The neighbours of a width, and where between them it lies."""
-    if width <= grid[0]:
-        return grid[0], grid[0], 0.0
-    for low, high in itertools.pairwise(grid):
-        if width <= high:
-            return low, high, (width - low) / (high - low)
-    return grid[-1], grid[-1], 0.0
+def _capped(width: int) -> int:
+    return min(width, 128) // STEPS[-1] * STEPS[-1]
 
 
-def staircase(table: LatencyTable, layers: list[Layer]) -> int:
-    """In which steps widths should go: the smallest step that makes a layer as much faster as it makes it smaller, or nearly so."""
-    plain = {(each.outputs, each.image): each for each in layers if _is_plain(each)}
-    asked = sorted(plain.values(), key=lambda each: -each.inputs * each.outputs * int(np.prod(each.image)))[:2]
-    votes = []
-    for layer in asked:
-        width = layer.outputs // STEPS[-1] * STEPS[-1]
-        pairs = {s: Pair(layer.batch, layer.outputs, width - s, layer.image) for s in (0, *STEPS)}
-        full = table.time(pairs[0])
-        gains = {s: (full - table.time(pairs[s])) / (full * s / width) for s in STEPS}
-        votes.append(next((s for s in STEPS if gains[s] >= 0.7), STEPS[-1]))
-    return int(max(votes)) if votes else 1
+def _width(layer: Layer) -> int:
+    return layer.width if isinstance(layer, Pair) else widths_of(layer)[1]
 
 
-def _is_plain(layer: Layer) -> TypeGuard[Convolution]:
-    large = isinstance(layer, Convolution) and len(layer.image) == 2 and layer.outputs >= 2 * STEPS[-1]
-    return large and isinstance(layer, Convolution) and layer.groups == 1 and not layer.transposed
+def _is_plain(layer: Layer) -> TypeGuard[Convolution | Product]:
+    if isinstance(layer, Convolution):
+        return len(layer.image) == 2 and min(layer.image) >= 4 and layer.outputs >= 64 and layer.groups == 1 and not layer.transposed
+    return isinstance(layer, Product) and layer.weights and layer.columns >= 64
 
 
 def machine() -> dict[str, Any]:

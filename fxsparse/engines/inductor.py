@@ -15,6 +15,8 @@ from fxsparse.engines.base import module_and_inputs, require_like
 from fxsparse.errors import LoweringError
 from fxsparse.network import Network
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+
 
 @dataclass(frozen=True)
 class Inductor:
@@ -24,6 +26,12 @@ class Inductor:
     device: str = "cpu"
     precision: Literal["fp32", "fp16", "bf16"] = "fp32"
     mode: str = "default"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise LoweringError(f"precision is one of {', '.join(PRECISIONS)}, not {self.precision!r}")
+        if self.threads < 1:
+            raise LoweringError(f"torch needs at least 1 thread, not {self.threads}")
 
     @property
     def name(self) -> str:

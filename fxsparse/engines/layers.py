@@ -39,6 +39,12 @@ class Convolution:
     def groups(self) -> int:
         return max(1, self.inputs // max(1, self.inner))
 
+    @property
+    def macs(self) -> int:
+        moves = zip(self.image, self.kernel, self.stride, self.padding, self.dilation, strict=True)
+        made = self.image if self.transposed else [(size + 2 * p - d * (k - 1) - 1) // s + 1 for size, k, s, p, d in moves]
+        return self.batch * self.outputs * self.inner * math.prod(self.kernel) * math.prod(made)
+
     def module(self) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         dims = len(self.kernel)
         cls: Any = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d) if self.transposed else (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -55,6 +61,10 @@ class Product:
     inner: int
     columns: int
     weights: bool
+
+    @property
+    def macs(self) -> int:
+        return self.batch * self.rows * self.inner * self.columns
 
     def module(self) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
         if self.weights:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -44,16 +46,15 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
             path = Path(folder) / "model.onnx"
             export_onnx(module, path, inputs=example, precision=self.precision)
-            return Session(self, self._open(path), example)
+            return Session(self, self._open(path), example, self.precision)
 
-    def open(self, path: str | Path, inputs: Sequence[Any] | None = None) -> Session:
-        """Load an ONNX file; without inputs, random ones of its shapes, sizes that it leaves open being 1."""
-        session = self._open(Path(path))
-        return Session(self, session, tuple(inputs) if inputs is not None else _example(session))
+    def open(self, path: str | Path, inputs: Sequence[Any] | None = None, profile: str | None = None) -> Session:
+        """Load an ONNX file; without inputs, random ones of its shapes, sizes that it leaves open being 1.
 
-    def open_profiled(self, path: Path, prefix: str) -> onnxruntime.InferenceSession:
-        """A session that writes a trace, whose name begins with `prefix`, when profiling ends."""
-        return self._open(path, prefix)
+        With `profile`, the session writes a trace, whose name begins so, when profiling ends.
+        """
+        session = self._open(Path(path), profile)
+        return Session(self, session, tuple(inputs) if inputs is not None else _example(session), _precision(Path(path)))
 
     def _open(self, path: Path, profile: str | None = None) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
@@ -78,6 +79,7 @@ class Session:
     engine: OnnxRuntime
     session: onnxruntime.InferenceSession
     inputs: tuple[Any, ...]
+    precision: str
 
     def run(self, *inputs: Any) -> list[Tensor]:
         given = inputs or self.inputs
@@ -94,7 +96,7 @@ class Session:
             "version": onnxruntime.__version__,
             "provider": self.session.get_providers()[0],
             "threads": self.engine.threads,
-            "precision": self.engine.precision,
+            "precision": self.precision,
             "inputs": [list(leaf.shape) for leaf in tree_leaves(self.inputs) if isinstance(leaf, Tensor)],
         }
 
@@ -106,6 +108,14 @@ class Session:
             names = ", ".join(each.name for each in wanted)
             raise LoweringError(f"the file takes {len(wanted)} tensors ({names}), and got {len(leaves)}")
         return {each.name: leaf.detach().cpu().contiguous().numpy() for each, leaf in zip(wanted, leaves, strict=True)}
+
+
+def _precision(path: Path) -> str:
+    """That of the file's weights: fp16 where most of the numbers are."""
+    counts: dict[int, int] = {}
+    for each in onnx.load(path, load_external_data=False).graph.initializer:
+        counts[each.data_type] = counts.get(each.data_type, 0) + math.prod(each.dims)
+    return "fp16" if counts.get(onnx.TensorProto.FLOAT16, 0) > counts.get(onnx.TensorProto.FLOAT, 0) else "fp32"
 
 
 def _dynamic(wanted: Any) -> bool:

@@ -41,6 +41,16 @@ class LayerTime:
         shapes = (*self.inputs, *self.outputs)
         return 4 * sum(_count(shape) for shape in shapes)
 
+    def as_data(self) -> dict[str, Any]:
+        return {
+            "layer": self.name,
+            "kind": self.kind,
+            "ms": self.milliseconds,
+            "macs": self.macs,
+            "inputs": [list(shape) for shape in self.inputs],
+            "outputs": [list(shape) for shape in self.outputs],
+        }
+
 
 def profile(
     model: Network | nn.Module, engine: OnnxRuntime | None = None, inputs: Sequence[Any] | Tensor | None = None, runs: int = 20
@@ -49,17 +59,29 @@ def profile(
     runtime = engine or OnnxRuntime()
     if not isinstance(runtime, OnnxRuntime):
         raise LoweringError("layers are profiled on onnxruntime; a built TensorRT engine has layer_times()")
+    return build_profiled(runtime, model, inputs, runs)[1]
+
+
+def build_profiled(
+    engine: OnnxRuntime, model: Network | nn.Module, inputs: Sequence[Any] | Tensor | None = None, runs: int = 20
+) -> tuple[Session, tuple[LayerTime, ...]]:
+    """Built, and profiled, with one export."""
     module, example = module_and_inputs(model, inputs)
     with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(module, path, inputs=example, precision=runtime.precision)
-        session = Session(runtime, runtime.open_profiled(path, str(Path(folder) / "trace")), example)
+        export_onnx(module, path, inputs=example, precision=engine.precision)
+        return engine.open(path, example), profile_file(path, engine, example, runs)
+
+
+def profile_file(path: Path, engine: OnnxRuntime, inputs: Sequence[Any] | None = None, runs: int = 20) -> tuple[LayerTime, ...]:
+    """The same of an ONNX file; without inputs, on random ones of its shapes."""
+    with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
+        session = engine.open(path, inputs, str(Path(folder) / "trace"))
         once = session.prepare()
         for _ in range(runs + 3):
             once()
         events = json.loads(Path(session.session.end_profiling()).read_text(encoding="utf-8"))
-        places = Places(onnx.load(path, load_external_data=False).graph)
-    return layers_of_trace(events, places)
+    return layers_of_trace(events, Places(onnx.load(path, load_external_data=False).graph))
 
 
 class Places:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
 from fxsparse.errors import PassError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
+from fxsparse.passes.layer_calls import give_bias, layers_of, uncalled, zeros_for
 from fxsparse.surgery.plan import nearest
 
 
@@ -19,7 +19,8 @@ from fxsparse.surgery.plan import nearest
 class AddBias(Pass):
     """Give layers that have no bias one of zeros.
 
-    `modules` names convolutions and linear layers. `eliminate-dead-channels` uses it to have a place for constants.
+    `modules` names convolutions and linear layers, whether the graph calls the module or a function with its weight.
+    `eliminate-dead-channels` uses it to have a place for constants.
 
     Assumes nothing. Guarantees the same function, bit for bit but for the sign of zeros; the state dict gets the new names.
 
@@ -44,8 +45,7 @@ class AddBias(Pass):
         return PassResult(made, True, (f"{len(self.modules)} layers have got a bias: {', '.join(self.modules)}",))
 
     def _add(self, module: nn.Module) -> None:
+        called = layers_of(module)
         for name in self.modules:
-            layer: Any = module.get_submodule(name)
-            size = layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
-            zeros = torch.zeros(size, dtype=layer.weight.dtype, device=layer.weight.device)
-            layer.bias = nn.Parameter(zeros, requires_grad=layer.weight.requires_grad)
+            layer = called.get(name) or uncalled(module, name)
+            give_bias(module, layer, zeros_for(module, layer))

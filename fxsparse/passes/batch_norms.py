@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from fxsparse.axes.reader import Reading
 from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.surgery.graphs import Place
-from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.tape import Mode, Ref
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
@@ -64,17 +63,17 @@ def is_batch_norm(place: Place, node: fx.Node) -> bool:
     return node.op == "call_function" and node.target is F.batch_norm
 
 
-def read_norm(module: nn.Module, place: Place, node: fx.Node) -> Norm | str:
-    """The norm that a node calls, or why it cannot be folded anywhere, with its name in front."""
+def read_norm(names: Mapping[int, str], place: Place, node: fx.Node) -> Norm | str:
+    """The norm that a node calls, or why it cannot be folded anywhere, with its name in front; `names` are `names_of` the network."""
     if node.op == "call_module":
-        return _read_module(module, place, node)
-    return _read_function(place, node)
+        return _read_module(names, place, node)
+    return read_function(place, node)
 
 
-def _read_module(root: nn.Module, place: Place, node: fx.Node) -> Norm | str:
+def _read_module(names: Mapping[int, str], place: Place, node: fx.Node) -> Norm | str:
     norm = place.module_of(node)
     assert isinstance(norm, BatchNorm)
-    name = names_of(root)[id(norm)]
+    name = names[id(norm)]
     if norm.running_mean is None or norm.running_var is None:
         return f"{name}: it keeps no statistics, but takes those of each batch"
     if hasattr(norm, "parametrizations"):
@@ -83,7 +82,7 @@ def _read_module(root: nn.Module, place: Place, node: fx.Node) -> Norm | str:
     return Norm(name, f"{name}.running_mean", f"{name}.running_var", weight, bias, norm.eps, name)
 
 
-def _read_function(place: Place, node: fx.Node) -> Norm | str:
+def read_function(place: Place, node: fx.Node) -> Norm | str:
     given = dict(zip(_ARGUMENTS, node.args, strict=False)) | dict(node.kwargs)
     keys: dict[str, str | None] = {}
     for each in ("running_mean", "running_var", "weight", "bias"):

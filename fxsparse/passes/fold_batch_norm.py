@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import ClassVar
 
-from torch import Tensor, fx, nn
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch import fx, nn
 
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.batch_norms import Norm, Site, Where, is_batch_norm, overwritten, ranks, read_norm, uses
 from fxsparse.passes.equality import require_same_function
 from fxsparse.passes.folding import Fold, fold_all, rewire
+from fxsparse.passes.layer_calls import Layer, input_of, layer_of
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import copy_with, names_of
 
@@ -23,7 +23,8 @@ from fxsparse.tracing.copies import copy_with, names_of
 class FoldBatchNorm(Pass):
     """Fold batch norms into the convolution, transposed convolution or linear layer beside them.
 
-    Looks at the layer before the norm first, then at the layer after it. `exclude` names norms that stay, by pattern.
+    Looks at the layer before the norm first, then at the layer after it; a layer is a module, or a function of torch that is called with
+    parameters, as in layers that pad by themselves. `exclude` names norms that stay, by pattern.
 
     Assumes eval semantics: the running statistics are what counts. A network that is trained afterwards trains without these norms. The
     layer may have no other reader, its tensors no other use; a layer after the norm may not pad with zeros, which are not the norm's shift.
@@ -42,7 +43,7 @@ class FoldBatchNorm(Pass):
         if not folds:
             return PassResult(network, False, tuple(notes))
         made = network.edited(lambda module: fold_all(module, folds), str(self))
-        return PassResult(made, True, (*(f"{f.norm.name} is folded into {f.layer}" for f in folds), *notes))
+        return PassResult(made, True, (*(f"{f.norm.name} is folded into {f.layer.name}" for f in folds), *notes))
 
     def ensures(self, network: Network, result: PassResult, context: Context) -> None:
         if result.modified:
@@ -70,6 +71,7 @@ class _Planner:
     def __init__(self, network: Network, scratch: nn.Module) -> None:
         reading = network.origin.structure.reading
         self.module = scratch
+        self.names = names_of(scratch)
         self.uses = uses(reading)
         self.ranks = ranks(reading)
         self.overwritten = overwritten(reading)
@@ -96,7 +98,7 @@ class _Planner:
         for place in graphs(self.module):
             for node in place.graph.nodes:
                 if is_batch_norm(place, node):
-                    found.setdefault(read_norm(self.module, place, node), []).append(Site(place, node))
+                    found.setdefault(read_norm(self.names, place, node), []).append(Site(place, node))
         return found
 
     def fold(self, norm: Norm, sites: list[Site]) -> Fold | str:
@@ -115,16 +117,14 @@ class _Planner:
         """The layer whose result the norm takes."""
         layers: list[tuple[Place, fx.Node]] = []
         for site in sites:
-            if site.input is None or not _is_layer(site.place, site.input):
-                return f"its input {site.input} is no convolution and no linear layer"
+            why = self.no_layer(site.place, site.input)
+            if why is not None or site.input is None:
+                return f"its input {site.input} {why}"
             if set(site.input.users) != {site.node}:
                 return f"its input {site.input} has other readers"
             layers.append((site.place, site.input))
-        name = self.only_layer(layers)
-        if name.startswith(" "):
-            return name.strip()
-        why = self.fits(name, sites)
-        return Fold(norm, name, "before") if why is None else why
+        layer = self.only_layer(layers)
+        return layer if isinstance(layer, str) else self.fits(layer, sites) or Fold(norm, layer, "before")
 
     def after(self, norm: Norm, sites: list[Site]) -> Fold | str:
         """The layer that takes the norm's result."""
@@ -135,31 +135,30 @@ class _Planner:
             if len(site.node.users) != 1:
                 return "its result has several readers"
             reader = next(iter(site.node.users))
-            if not _is_layer(site.place, reader) or reader.args[0] is not site.node:
-                return f"its reader {reader} is no convolution and no linear layer"
+            why = self.no_layer(site.place, reader)
+            if why is not None or input_of(reader) is not site.node:
+                return f"its reader {reader} {why or 'reads it as a weight'}"
             layers.append((site.place, reader))
-        name = self.only_layer(layers)
-        if name.startswith(" "):
-            return name.strip()
-        why = self.fits(name, sites) or _pads(self.module.get_submodule(name), name)
-        return Fold(norm, name, "after") if why is None else why
+        layer = self.only_layer(layers)
+        return layer if isinstance(layer, str) else self.fits(layer, sites) or _pads(layer) or Fold(norm, layer, "after")
 
-    def only_layer(self, calls: list[tuple[Place, fx.Node]]) -> str:
-        """The name of the one layer that these nodes call, when nothing else does; a reason starts with a space."""
-        names = {names_of(self.module)[id(place.module_of(node))] for place, node in calls}
-        if len(names) != 1:
-            return f" it stands beside several layers: {', '.join(sorted(names))}"
-        name = names.pop()
-        layer = self.module.get_submodule(name)
-        if "weight" not in layer._parameters or hasattr(layer, "parametrizations"):
-            return f" the weight of {name} is parametrized"
-        why = _watched(layer)
+    def only_layer(self, calls: list[tuple[Place, fx.Node]]) -> Layer | str:
+        """The one layer that these nodes call, when nothing else does; else why it is not."""
+        found = {layer_of(self.names, place, node) for place, node in calls}
+        layers = [each for each in found if isinstance(each, Layer)]
+        if len(found) != 1 or not layers:
+            reasons = [each for each in found if isinstance(each, str)]
+            return reasons[0] if reasons else f"it stands beside several layers: {', '.join(sorted(each.name for each in layers))}"
+        layer = layers[0]
+        why = _watched(self.module.get_submodule(layer.name)) if layer.module else None
         if why is not None:
-            return f" {name}: {why}"
-        keys = [f"{name}.{key}" for key, value in layer._parameters.items() if value is not None]
-        own = {(place.mode, place.prefix, node.name) for place, node in calls}
-        why = self.private(keys, own)
-        return name if why is None else f" {why}"
+            return f"{layer.name}: {why}"
+        return self.private(layer.keys, {(place.mode, place.prefix, node.name) for place, node in calls}) or layer
+
+    def no_layer(self, place: Place, node: fx.Node | None) -> str | None:
+        """Why a norm cannot go into what this node calls, if it is no layer at all."""
+        found = None if node is None else layer_of(self.names, place, node)
+        return "is no convolution and no linear layer" if found is None else None
 
     def private(self, keys: Sequence[str], own: set[Where]) -> str | None:
         """Why these tensors are not used by these nodes alone."""
@@ -173,18 +172,10 @@ class _Planner:
                 return f"{key} is used by {where} in {mode} mode as well"
         return None
 
-    def fits(self, name: str, sites: list[Site]) -> str | None:
+    def fits(self, layer: Layer, sites: list[Site]) -> str | None:
         """Why the norm's axis is not the layer's."""
-        layer = self.module.get_submodule(name)
-        rank = layer.weight.dim() if isinstance(layer.weight, Tensor) else 0
-        if any(self.ranks.get(site.where) != rank for site in sites):
-            return f"it does not normalise the channels of {name}"
-        return None
-
-
-def _is_layer(place: Place, node: fx.Node) -> bool:
-    module = place.module_of(node)
-    return isinstance(module, (_ConvNd, nn.Linear)) and len(node.args) == 1 and not node.kwargs
+        rank = self.module.get_parameter(layer.weight).dim()
+        return f"it does not normalise the channels of {layer.name}" if any(self.ranks.get(site.where) != rank for site in sites) else None
 
 
 def _watched(module: nn.Module) -> str | None:
@@ -192,14 +183,8 @@ def _watched(module: nn.Module) -> str | None:
     return "hooks watch it" if any(hooks) else None
 
 
-def _pads(layer: nn.Module, name: str) -> str | None:
+def _pads(layer: Layer) -> str | None:
     """Why a shift in front of a layer is not a bias behind it."""
-    if isinstance(layer, _ConvTransposeNd):
-        return f"{name} is a transposed convolution, whose border pixels would miss a part of the shift"
-    if not isinstance(layer, _ConvNd) or layer.padding_mode != "zeros":
-        return None
-    if isinstance(layer.padding, str):
-        pads = layer.padding != "valid" and any(size > 1 for size in layer.kernel_size)
-    else:
-        pads = any(layer.padding)
-    return f"{name} pads with zeros, to which the norm's shift would have to be added" if pads else None
+    if layer.kind == "transposed":
+        return f"{layer.name} is a transposed convolution, whose border pixels would miss a part of the shift"
+    return f"{layer.name} pads with zeros, to which the norm's shift would have to be added" if layer.pads else None

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.conv import _ConvTransposeNd
 
-from fxsparse.passes.batch_norms import Norm, Site, is_batch_norm, read_norm
+from fxsparse.passes.batch_norms import Norm, Site, is_batch_norm, read_function
+from fxsparse.passes.layer_calls import Layer, bias_of, give_bias, zeros_for
 from fxsparse.surgery.graphs import graphs
 
 
@@ -17,7 +17,7 @@ class Fold(NamedTuple):
     """A norm, the layer that takes it in, and where the layer stands."""
 
     norm: Norm
-    layer: str
+    layer: Layer
     side: Literal["before", "after"]
 
 
@@ -39,7 +39,7 @@ def _tensor(module: nn.Module, key: str) -> Tensor:
 
 def _write(module: nn.Module, fold: Fold) -> None:
     """In float64, then rounded once."""
-    norm, layer = fold.norm, module.get_submodule(fold.layer)
+    norm, layer = fold.norm, fold.layer
     mean, var = (_tensor(module, key).double() for key in (norm.mean, norm.var))
     scale = (var + norm.eps).rsqrt()
     if norm.weight is not None:
@@ -47,11 +47,10 @@ def _write(module: nn.Module, fold: Fold) -> None:
     shift = -mean * scale
     if norm.bias is not None:
         shift = shift + _tensor(module, norm.bias).double()
-    weight = layer.get_parameter("weight")
+    weight = module.get_parameter(layer.weight)
     wide = weight.double()
-    old = layer._parameters.get("bias")
-    outputs = wide.shape[0] if not isinstance(layer, _ConvTransposeNd) else len(scale)
-    bias = torch.zeros(outputs, dtype=torch.float64, device=weight.device) if old is None else old.double()
+    old = bias_of(module, layer)
+    bias = (zeros_for(module, layer) if old is None else old).double()
     if fold.side == "before":
         bias = bias * scale + shift
         wide = wide * _along_outputs(layer, scale, wide)
@@ -61,22 +60,22 @@ def _write(module: nn.Module, fold: Fold) -> None:
         wide = wide * _along_inputs(layer, scale, wide)
     weight.copy_(wide)
     if old is None:
-        layer.bias = nn.Parameter(bias.to(weight.dtype), requires_grad=weight.requires_grad)
+        give_bias(module, layer, bias)
     else:
         old.copy_(bias)
 
 
-def _along_outputs(layer: Any, scale: Tensor, weight: Tensor) -> Tensor:
+def _along_outputs(layer: Layer, scale: Tensor, weight: Tensor) -> Tensor:
     """A number for each output, in a shape that multiplies the weight."""
-    if not isinstance(layer, _ConvTransposeNd):
+    if layer.kind != "transposed":
         return scale.reshape(-1, *[1] * (weight.dim() - 1))
     by_group = scale.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
     return by_group.reshape(*weight.shape[:2], *[1] * (weight.dim() - 2))
 
 
-def _along_inputs(layer: Any, scale: Tensor, weight: Tensor) -> Tensor:
+def _along_inputs(layer: Layer, scale: Tensor, weight: Tensor) -> Tensor:
     """A number for each input, in a shape that multiplies the weight of a layer that is not transposed."""
-    if isinstance(layer, nn.Linear):
+    if layer.kind == "linear":
         return scale
     by_group = scale.reshape(layer.groups, 1, -1).expand(-1, weight.shape[0] // layer.groups, -1)
     return by_group.reshape(*weight.shape[:2], *[1] * (weight.dim() - 2))
@@ -84,9 +83,12 @@ def _along_inputs(layer: Any, scale: Tensor, weight: Tensor) -> Tensor:
 
 def rewire(module: nn.Module, fold: Fold) -> None:
     """Take the norm out of every graph, and its tensors out of the module."""
+    norm = None if fold.norm.module is None else module.get_submodule(fold.norm.module)
+    paths = {name for name, each in module.named_modules(remove_duplicate=False) if each is norm}
     for place in graphs(module):
         for node in list(place.graph.nodes):
-            if is_batch_norm(place, node) and read_norm(module, place, node) == fold.norm:
+            calls = node.op == "call_module"
+            if place.name(str(node.target)) in paths if calls else is_batch_norm(place, node) and read_function(place, node) == fold.norm:
                 source = Site(place, node).input
                 assert source is not None
                 constants = [each for each in node.all_input_nodes if each.op == "get_attr"]
@@ -95,9 +97,8 @@ def rewire(module: nn.Module, fold: Fold) -> None:
                 for each in constants:
                     if not each.users:
                         place.graph.erase_node(each)
-    if fold.norm.module is not None:
-        norm = module.get_submodule(fold.norm.module)
-        for path in [name for name, each in module.named_modules(remove_duplicate=False) if each is norm]:
+    if norm is not None:
+        for path in paths:
             parent, _, child = path.rpartition(".")
             module.get_submodule(parent)._modules[child] = nn.Identity()
         return

@@ -66,6 +66,11 @@ class Mask(Pass):
         pattern, score = self._pattern(), self._score()
         targets, units, notes = self._targets(network, pattern)
         gradients = _gradients(network, context) if reads_gradient(score) and context.data is not None else {}
+        unread = [t.name for t in targets if reads_gradient(score) and gradients and t.name not in gradients]
+        if unread:  # as auxiliary heads, in eval mode
+            gradients |= {t.name: torch.zeros_like(t.parameter) for t in targets if t.name in unread}
+            named = ", ".join(unread[:4]) + (f" and {len(unread) - 4} more" if len(unread) > 4 else "")
+            notes.append(f"no gradient reaches {named}; what they hold scores zero")
         weights = {t.name: self._weight(t, network, gradients) for t in targets}
         with torch.no_grad():
             scores = {name: score(weight) for name, weight in weights.items()}

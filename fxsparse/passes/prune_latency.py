@@ -13,8 +13,10 @@ from fxsparse.budgets.latency_table import LatencyTable, Progress
 from fxsparse.budgets.meter import Widths
 from fxsparse.budgets.search import Limits, Search
 from fxsparse.criteria.base import Scores
-from fxsparse.engines import compare, engine
-from fxsparse.engines.base import Engine, fresh_inputs
+from fxsparse.engines import LayerTime, compare, engine
+from fxsparse.engines.base import Built, Engine, fresh_inputs
+from fxsparse.engines.onnxruntime import OnnxRuntime
+from fxsparse.engines.profile import build_profiled
 from fxsparse.errors import BudgetError
 from fxsparse.network import Network
 
@@ -53,10 +55,11 @@ def prune_to_latency(
 ) -> Measured:
     """The network at a latency. Predictions are corrected by measurements until the measured latency is within 3 % of the target."""
     on = engine(engine_name, threads=threads)
-    before = _latency(on, {"": network})[""]
+    dense, layers = _built(on, network)
+    before = _latency({"": dense})[""]
     meter = LatencyMeter(network.origin.structure, LatencyTable.open(on), progress)
     start = meter.widths(network.living)
-    meter.calibrate(start, before)
+    meter.calibrate(start, before, meter.paired(start, layers))
     target = Amount.parse(said, "latency").of(before)
     if target >= before:
         return Measured(network, before, target, meter(start), before, meter.step)
@@ -66,7 +69,7 @@ def prune_to_latency(
         aim = _next_aim(tried, target)
         widths, step = _widths(meter, start, {meter.position[n]: s for n, s in scores.items()}, aim, limits)
         small = network.shrink(best(dict(zip(meter.names, widths.astype(int).tolist(), strict=True))))
-        times = _latency(on, {"before": network, "after": small})
+        times = _latency({"before": dense, "after": on.build(small)})
         ratio = times["after"] / times["before"]  # of the same moments; the machine may have become slower since
         made = Measured(small, before, target, meter(widths), ratio * before, step)
         if found is None or abs(made.after - target) < abs(found.after - target):
@@ -85,11 +88,16 @@ def _widths(
     step = meter.step
     while True:
         try:
-            return widths_for_latency(Search(meter, start, scores, meter.names, aim, limits(step))), step
+            return widths_for_latency(Search(meter, start, scores, meter.names, aim, _halved(limits(step)))), step
         except BudgetError:
             if step == 1:
                 raise
             step //= 2
+
+
+def _halved(limits: Limits) -> Limits:
+    """Steps that are no power of two become one: engines halve their blocks for the widths that are no multiple."""
+    return Limits(limits.least, {name: 1 << (step.bit_length() - 1) for name, step in limits.steps.items()})
 
 
 def _next_aim(tried: list[tuple[float, float]], target: float) -> float:
@@ -103,7 +111,11 @@ def _next_aim(tried: list[tuple[float, float]], target: float) -> float:
     return math.exp(math.log(below[0]) + part * (math.log(above[0]) - math.log(below[0])))
 
 
-def _latency(on: Engine, networks: Mapping[str, Network]) -> dict[str, float]:
-    built = {name: on.build(each) for name, each in networks.items()}
+def _built(on: Engine, network: Network) -> tuple[Built, tuple[LayerTime, ...]]:
+    """The network on the engine, and what each layer takes inside it, where the engine tells."""
+    return build_profiled(on, network) if isinstance(on, OnnxRuntime) else (on.build(network), ())
+
+
+def _latency(built: Mapping[str, Built]) -> dict[str, float]:
     timed = compare({name: each.prepare(*fresh_inputs(each.inputs)) for name, each in built.items()}, runs=30, seconds=0.5)
     return {name: timing.median for name, timing in timed.items()}

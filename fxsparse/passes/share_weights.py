@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd
 from fxsparse.errors import PassError
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
+from fxsparse.passes.layer_calls import Layer, layer_of, layers_of, local
 from fxsparse.passes.stages import SCALE, Stage, signature, stages
 from fxsparse.surgery.graphs import graphs
 from fxsparse.tracing.copies import names_of
@@ -70,10 +71,10 @@ class ShareWeights(Pass):
         names = names_of(module)
         for place in graphs(module):
             for node in list(place.graph.nodes):
-                each = place.module_of(node)
-                if each is not None and names[id(each)] in donors:
+                called = layer_of(names, place, node)
+                if isinstance(called, Layer) and called.name in donors:
                     with place.graph.inserting_after(node):
-                        scale = place.graph.create_node("get_attr", f"{node.target}.{SCALE}")
+                        scale = place.graph.create_node("get_attr", local(place, f"{called.name}.{SCALE}"))
                     with place.graph.inserting_after(scale):
                         scaled = place.graph.call_function(torch.mul, (node, scale))
                     node.replace_all_uses_with(scaled, lambda user, scaled=scaled: user is not scaled)
@@ -84,7 +85,7 @@ def plan(module: nn.Module, own: int, chosen: tuple[str, ...] | None = None) -> 
     donors: dict[str, str] = {}
     notes: list[str] = []
     inside: list[str] = []
-    called = {place.name(str(node.target)) for place in graphs(module) for node in place.graph.nodes if node.op == "call_module"}
+    called = layers_of(module)
     tied = _tied(module)
     for stage in stages(module):
         holder = stage.holder if isinstance(stage, Stage) else stage.partition(" ")[0].rpartition(".")[0]
@@ -109,7 +110,7 @@ def plan(module: nn.Module, own: int, chosen: tuple[str, ...] | None = None) -> 
                 elif id(conv.weight) in tied:
                     notes.append(f"{layer} keeps its weight, which has another use already")
                 elif layer not in called or donor not in called:
-                    notes.append(f"{layer} keeps its weight: the graph does not call it as a module")
+                    notes.append(f"{layer} keeps its weight: no graph calls it with that weight")
                 else:
                     donors[layer] = donor
     return donors, notes

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
+from fxsparse.passes.layer_calls import Layer, layer_of
 from fxsparse.surgery.graphs import graphs
 from fxsparse.tracing.copies import names_of
 
@@ -75,10 +76,9 @@ def _upstream(module: nn.Module) -> dict[str, frozenset[str]]:
         before: dict[object, frozenset[str]] = {}
         for node in place.graph.nodes:
             reached = frozenset().union(*(before[each] for each in node.all_input_nodes))
-            called = place.module_of(node)
-            if isinstance(called, _ConvNd):
-                name = names[id(called)]
-                found[name] = found[name] & reached if name in found else reached
-                reached |= {name}
+            layer = layer_of(names, place, node)
+            if isinstance(layer, Layer) and layer.kind != "linear":
+                found[layer.name] = found[layer.name] & reached if layer.name in found else reached
+                reached |= {layer.name}
             before[node] = reached
     return found

@@ -10,7 +10,8 @@ from itertools import pairwise
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 560.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 58.0, 14.0, 12.0, 40.0
+WHOLE = ("epoch", "step")  # between two of which there is nothing
+LEFT, RIGHT, TOP, BOTTOM = 68.0, 14.0, 12.0, 40.0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,8 @@ def scatter(points: Sequence[Point], *, x: str, y: str, title: str, percent: boo
     if not good:
         return Markup("")
     frame = _frame([0.0, *(p.x for p in good)], [p.y for p in good], pad=0.12)
-    parts = [_axes(frame, x, y, percent), *(_point(point, frame) for point in good)]
+    places: list[tuple[float, float]] = []  # of labels that are there already
+    parts = [_axes(frame, x, y, percent), *(_point(point, frame, places) for point in good)]
     return _figure(title, parts, [(point.name, point.series) for point in good])
 
 
@@ -143,7 +145,10 @@ def _axes(frame: _Frame, x: str, y: str, percent: bool) -> Markup:
         parts.append(
             Markup('<text class="tick" x="{}" y="{:.1f}" text-anchor="end">{}</text>').format(LEFT - 6, at + 4, short(value, percent))
         )
+    whole = x in WHOLE
     for value in ticks(frame.low_x, frame.high_x):
+        if whole and value != round(value):
+            continue
         text = Markup('<text class="tick" x="{:.1f}" y="{}" text-anchor="middle">{}</text>')
         parts.append(text.format(frame.x(value), HEIGHT - BOTTOM + 16, short(value)))
     ends = LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM
@@ -151,7 +156,7 @@ def _axes(frame: _Frame, x: str, y: str, percent: bool) -> Markup:
     parts.append(
         Markup('<text class="name" x="{}" y="{}" text-anchor="middle">{}</text>').format((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x)
     )
-    turned = Markup('<text class="name" transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>')
+    turned = Markup('<text class="name upright" transform="translate(13 {:.1f}) rotate(-90)" text-anchor="middle">{}</text>')
     parts.append(turned.format((TOP + HEIGHT - BOTTOM) / 2, y))
     return Markup("").join(parts)
 
@@ -184,12 +189,15 @@ def _band(band: Band, frame: _Frame) -> Markup:
     return text.format(kind, left, TOP, max(0.0, right - left), HEIGHT - TOP - BOTTOM, band.name)
 
 
-def _point(point: Point, frame: _Frame) -> Markup:
+def _point(point: Point, frame: _Frame, places: list[tuple[float, float]]) -> Markup:
     x, y = frame.x(point.x), frame.y(point.y)
     shape = Markup('<circle class="{} s{}" cx="{:.1f}" cy="{:.1f}" r="6"><title>{}</title></circle>')
     circle = shape.format("hollow" if point.hollow else "point", point.series % 6, x, y, point.name)
     end = x > WIDTH * 0.62
     name = point.name if len(point.name) <= 24 else "…" + point.name[-23:]
+    while any(abs(x - a) < 110 and abs(y - b) < 14 for a, b in places):
+        y += 15
+    places.append((x, y))
     label = Markup('<text class="label" x="{:.1f}" y="{:.1f}" text-anchor="{}">{}</text>')
     return circle + label.format(x - 10 if end else x + 10, y + 4, "end" if end else "start", name)
 

@@ -10,6 +10,7 @@ from markupsafe import Markup
 from fxsparse.report.charts import Point, scatter, short
 from fxsparse.report.run import MEASURES, Run
 
+NEARLY = 0.99  # some weights of a dense network happen to be zero
 AXES = {"latency_ms": "latency (ms)", "macs": "MACs", "parameters": "parameters", "nonzeros": "weights not zero", "bytes": "size (bytes)"}
 
 
@@ -50,7 +51,7 @@ class _Network:
 def compared(runs: Sequence[Run]) -> Comparison:
     """The table; parts are those of the first network that has the measure."""
     networks = _networks(runs)
-    keys = [key for key in MEASURES if any(key in each.measures for each in networks)]
+    keys = [key for key in MEASURES if any(key in each.measures for each in networks) and not (key == "nonzeros" and _dense(networks))]
     rows = []
     for each in networks:
         cells = []
@@ -66,8 +67,11 @@ def compared(runs: Sequence[Run]) -> Comparison:
 def tradeoffs(runs: Sequence[Run]) -> list[Markup]:
     """Accuracy against each cost that at least two networks are known by."""
     charts = []
+    networks = _networks(runs)
     for key, heading in AXES.items():
-        both = [each for each in _networks(runs) if key in each.measures and "accuracy" in each.measures]
+        if key == "nonzeros" and _dense(networks):
+            continue
+        both = [each for each in networks if key in each.measures and "accuracy" in each.measures]
         if len({each.measures[key] for each in both}) > 1:
             points = [Point(e.name, e.measures[key], e.measures["accuracy"], e.series, e.hollow) for e in both]
             charts.append(scatter(points, x=heading, y="accuracy", title=f"accuracy against {MEASURES[key][0]}", percent=True))
@@ -83,12 +87,18 @@ def written(key: str, value: float) -> str:
     return short(value) + ("B" if key == "bytes" else "")
 
 
+def _dense(networks: Sequence[_Network]) -> bool:
+    """Whether the count of weights that are not zero says no more than the count of parameters."""
+    told = [each.measures for each in networks if "nonzeros" in each.measures]
+    return all(measures["nonzeros"] >= NEARLY * measures.get("parameters", 0) for measures in told)
+
+
 def _networks(runs: Sequence[Run]) -> list[_Network]:
     """All runs, and before them the networks that they were made from, where these are no runs themselves."""
     origins: dict[tuple[tuple[str, float], ...], str] = {}
     for run in runs:
         known = any(run.before.items() <= other.measures.items() for other in runs)
         if run.before and not known:
-            origins.setdefault(tuple(sorted(run.before.items())), f"{run.model or run.name}, before")
+            origins.setdefault(tuple(sorted(run.before.items())), f"before {run.name}")
     found = [_Network(name, dict(measures), index, True) for index, (measures, name) in enumerate(origins.items())]
     return [*found, *(_Network(run.name, run.measures, (len(found) + i) % 6, False) for i, run in enumerate(runs))]

@@ -6,7 +6,7 @@ import datetime
 import math
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 
 import torch
@@ -21,16 +21,20 @@ POSITIONS = "works along k"  # kernel positions are protected in every convoluti
 LIBRARIES = ("torch", "torchvision", "timm", "onnxruntime", "tensorrt")
 
 
-def run_of(name: str, network: Network, since: Network | None = None) -> Run:
-    """A run from a network; `since` is the one that it was made from. Without it, widths are compared with those of the dense network."""
-    measures = counts(network)
+def run_of(
+    name: str, network: Network, since: Network | None = None, *, model: str | None = None, measures: Mapping[str, float] | None = None
+) -> Run:
+    """A run from a network. `since` is the one that it was made from; without it, widths are compared with those of the dense network.
+    `measures` are what no network knows of itself: `accuracy`, `latency_ms`, `bytes`."""
+    own = counts(network)
     densities = densities_of(network.module.state_dict().items()) if network.masks else ()
     if densities:
-        measures["nonzeros"] = float(sum(int(torch.count_nonzero(p)) for p in network.module.parameters()))
+        own["nonzeros"] = float(sum(int(torch.count_nonzero(p)) for p in network.module.parameters()))
     return Run(
         name=name,
-        measures=measures,
-        before={} if since is None else counts(since),
+        model=model,
+        measures={**own, **(measures or {})},
+        before={} if since is None or since is network else counts(since),
         groups=group_lines(network, since),
         layers=layer_lines(network, since),
         densities=densities,

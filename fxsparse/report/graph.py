@@ -124,7 +124,8 @@ def _in_order(groups: Iterable[GroupLine], order: Iterable[str]) -> list[str]:
 
 def layer_of(tensor: str) -> str:
     """The module that a user knows a tensor by."""
-    return tensor.partition(".parametrizations.")[0].rpartition(".")[0] or tensor
+    layer, inside, _ = tensor.partition(".parametrizations.")
+    return layer if inside else tensor.rpartition(".")[0] or tensor
 
 
 def _short(name: str) -> str:

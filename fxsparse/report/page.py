@@ -147,6 +147,8 @@ def _timeline(run: Run) -> tuple[Markup, ...]:
     )
     for heading, percent, keys in wanted:
         lines = [Line(name, _series(run, key), series) for series, (key, name) in enumerate(keys)]
+        if heading == "weights not zero" and len({value for line in lines for _, value in line.points}) < 2:
+            continue  # a density that never changes needs no picture
         charts.append(line_chart([line for line in lines if line.points], x="epoch", y=heading, title=heading, percent=percent))
     if run.timeline is not None:
         bands = stages(run.timeline)

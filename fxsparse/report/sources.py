@@ -115,7 +115,7 @@ def _bench(path: Path, said: Mapping[str, Any]) -> Bench:
     if not isinstance(about, Mapping) or not isinstance(said["contenders"], list):
         raise CheckpointError(f"{path} is not what `fxsparse bench --json` prints: 'engine' or 'contenders' is missing")
     words = [f"{about.get('engine')} {about.get('version')}"]
-    words += [f"{about['threads']} threads"] * ("threads" in about) + [str(about["precision"])] * ("precision" in about)
+    words += [f"{about.get('threads')} threads"] * ("threads" in about) + [str(about.get("precision"))] * ("precision" in about)
     rows = []
     for line in said["contenders"]:
         if not isinstance(line, Mapping) or not isinstance(line.get("name"), str) or not _number(line.get("median_ms")):

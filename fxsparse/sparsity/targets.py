@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fxsparse.errors import Error
+from fxsparse.models.dyrelu import DyReLU
 from fxsparse.tracing.replacements import FreeAttention
 
 COMPILED = "_orig_mod"  # torch.compile's wrapper puts this into every name
@@ -50,14 +51,16 @@ def find_targets(model: nn.Module, include: Iterable[str] | None = None, exclude
     """The tensors to mask, by name patterns that may name tensors or modules (`layer1.*`, `fc`, `*.weight`).
 
     Without `include`: the trainable weights of convolutions, linear, recurrent and attention layers, but not depthwise kernels; never
-    biases, norms and embeddings. With it: every trainable tensor of at least two dimensions that it names.
+    biases, norms, embeddings, and DyReLUs, which go after training. With it: every trainable tensor of at least two dimensions that it names.
     """
     found: dict[int, tuple[nn.Parameter, list[str], bool, bool]] = {}
+    passing = {id(part) for each in unwrapped(model).modules() if isinstance(each, DyReLU) for part in each.modules()}
     for prefix, module in unwrapped(model).named_modules(remove_duplicate=False):
         for attribute, parameter in module._parameters.items():
             if parameter is not None:
                 name = plain_name(f"{prefix}.{attribute}" if prefix else attribute)
-                usual, transposed = is_contraction(module, attribute), isinstance(module, _ConvTransposeNd)
+                usual = is_contraction(module, attribute) and id(module) not in passing
+                transposed = isinstance(module, _ConvTransposeNd)
                 known = found.setdefault(id(parameter), (parameter, [], usual, transposed))
                 if name not in known[1]:
                     known[1].append(name)

@@ -104,9 +104,7 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
             if name in WHAT_CHANGES_NOTHING or name not in arguments:
                 continue
             written = arguments[name]
-            if (
-                name in SIZES and -1 in written and len(written) == len(value)
-            ):  # the result's shape, which is right, says what it stands for
+            if name in SIZES and -1 in written and len(written) == len(value):  # -1 stands for what the result has, and that is right
                 written = [right if size == -1 else size for size, right in zip(written, value, strict=True)]
             if not _alike(written, value):
                 return f"{call.op} has {name}={arguments[name]} instead of {value}"

@@ -10,10 +10,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fxsparse.axes.factors import Axis
+from fxsparse.axes.factors import Factor
 from fxsparse.channels.groups import Structure
 from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
@@ -38,7 +39,7 @@ def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[
 def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
     """Prunable groups that meet a call of untraced Python code; torch's own modules are resized wherever they stand."""
     leaves = {name for name, module in skeleton.named_modules() if is_leaf(module)}
-    met: set[int] = set()
+    factors: dict[int, Factor] = {}
     for each in structure.reading.tapes:
         for call in each.tape.calls:
             if call.owner.node is not None or call.owner.module in leaves:
@@ -46,18 +47,19 @@ def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
             for value in (*call.args, *call.kwargs.values(), *call.results):
                 for ref in value if isinstance(value, (list, tuple)) else [value]:
                     if isinstance(ref, Ref):
-                        met.update(number for axis in each.axes.get(ref.id, ()) for number in _groups_of(structure, axis))
+                        factors.update((factor.uid, factor) for axis in each.axes.get(ref.id, ()) for factor in axis)
+    met = {number for factor in factors.values() for number in _groups_of(structure, factor)}
     return [
         name for name, group in structure.groups.items()
         if group.prunable and len(group.units) > 1 and int(structure.group_of_class[structure.classes[name][0]]) in met
     ]  # fmt: skip
 
 
-def _groups_of(structure: Structure, axis: Axis) -> set[int]:
-    found: set[int] = set()
-    for factor in axis:
-        if factor.atoms is not None:
-            found.update(structure.group_of_class[structure.solution.generators(structure.factor_classes(factor))].tolist())
+def _groups_of(structure: Structure, factor: Factor) -> list[int]:
+    if factor.atoms is None:
+        return []
+    generators = structure.solution.generators(structure.factor_classes(factor))
+    found: list[int] = np.unique(structure.group_of_class[generators]).tolist()
     return found
 
 

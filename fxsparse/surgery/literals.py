@@ -100,7 +100,8 @@ def unflatten(node: fx.Node, values: Values, expected: list[Expected]) -> None:
 def split(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     """split, chunk: once parts differ, their sizes must be written out."""
     parts = [(shape, axes) for e in expected for shape, axes in zip(e.shapes, e.axes, strict=True) if shape and axes]
-    dim = dim_of(value_of(_get_argument(node, 2, "dim", 0), values), len(parts[0][0]))
+    written_dim = value_of(_get_argument(node, 2, "dim", 0), values)
+    dim = dim_of(written_dim, len(parts[0][0]))
     lengths: list[Any] = [shape[dim] for shape, _ in parts]
     source = node.args[0]
     if any(factor.free for _, axes in parts for factor in axes[dim]):  # batch x heads: the length follows the inputs
@@ -109,7 +110,7 @@ def split(node: fx.Node, values: Values, expected: list[Expected]) -> None:
         values[whole] = sum(lengths)
         lengths = [in_proportion(node, whole, length, values) for length in lengths]
     node.op, node.target = "call_function", torch.split
-    node.args = (source, lengths, dim)
+    node.args = (source, lengths, written_dim)
     node.kwargs = {}
 
 

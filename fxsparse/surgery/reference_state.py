@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
+# What rectifiers take away, about; without it the early layers of a deep network can hardly be seen in its outputs.
+GAIN = 1.25
 
-def randomised_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
+
+def randomised_state(module: nn.Module, seed: int, gain: float = GAIN) -> dict[str, Tensor]:
     """Random float64 values for every parameter and every statistic of a norm: zero-initialised scales and fresh statistics hide errors.
 
-    Weights are scaled by their fan-in, so that deep networks stay finite. Other buffers (index tables, periods, anchors) keep their values.
-    Tensors that have two names stay one tensor.
+    Weights are scaled by `gain` and their fan-in, so that deep networks stay finite. Other buffers (index tables, periods, anchors) keep
+    their values. Tensors that have two names stay one tensor.
     """
     generator = torch.Generator().manual_seed(seed)
     made: dict[int, Tensor] = {}
@@ -24,21 +28,20 @@ def randomised_state(module: nn.Module, seed: int) -> dict[str, Tensor]:
         state[key] = made[id(tensor)]
 
     for key, parameter in module.named_parameters(remove_duplicate=False):
-        put(key, parameter, _random_parameter)
+        put(key, parameter, partial(_random_parameter, gain))
     for key, buffer in module.named_buffers(remove_duplicate=False):
         put(key, buffer, _random_buffer)
     return state
 
 
-def _random_parameter(key: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
+def _random_parameter(gain: float, key: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
     if not parameter.is_floating_point():
         return _own(parameter)
     name = key.rpartition(".")[2]
     if name.startswith("bias") or name.endswith("bias"):  # recurrent layers have bias_ih_l0, attention in_proj_bias
         return _normal(parameter, 0.1, generator)
     fan_in = parameter[0].numel() if parameter.dim() > 1 and len(parameter) else 1
-    # 1.25: what rectifiers take away, about; without it the early layers of a deep network can hardly be seen in its outputs.
-    return _normal(parameter, 1.25 * fan_in**-0.5, generator) if fan_in > 1 else _uniform(parameter, generator)
+    return _normal(parameter, gain * fan_in**-0.5, generator) if fan_in > 1 else _uniform(parameter, generator)
 
 
 def _random_buffer(key: str, buffer: Tensor, generator: torch.Generator) -> Tensor:

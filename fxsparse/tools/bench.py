@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from fxsparse.engines import Timing, compare, engine, ratio
-from fxsparse.engines.base import Built, fresh_inputs
-from fxsparse.engines.onnxruntime import OnnxRuntime
-from fxsparse.errors import LoweringError
-from fxsparse.tools.options import Json, Shape, Weights, traced
+from fxsparse.engines import Timing, compare, ratio
+from fxsparse.engines.base import fresh_inputs
+from fxsparse.engines.explain import Explained, explain, summary
+from fxsparse.engines.profile import LayerTime
+from fxsparse.tools.bench_tables import layer_table, show
+from fxsparse.tools.contenders import Contender, Wish, contenders_of, engine_step
+from fxsparse.tools.options import Json, Shape, Weights
 
 
 def bench(
@@ -25,72 +24,69 @@ def bench(
     model: Annotated[str | None, typer.Option("--model", help="The model that saved folders were made from.")] = None,
     engine_name: Annotated[str, typer.Option("--engine", help="onnxruntime, inductor or tensorrt.")] = "onnxruntime",
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of the engine.")] = 1,
+    precision: Annotated[str, typer.Option(help="fp32 or fp16 (inductor: bf16, too). An ONNX file has its own.")] = "fp32",
+    batch: Annotated[int | None, typer.Option(min=1, help="Inputs at once, instead of the example input's number.")] = None,
     weights: Weights = None,
     shape: Shape = None,
     runs: Annotated[int, typer.Option(min=2, help="Runs of each contender, at least.")] = 50,
     seconds: Annotated[float, typer.Option(min=0, help="Seconds of each contender, at least.")] = 1.0,
+    profiled: Annotated[bool, typer.Option("--profile", help="Afterwards, the time of each layer, in a run of its own.")] = False,
+    explained: Annotated[
+        bool, typer.Option("--explain", help="Afterwards, why layers did not get as much faster than the first's as they got smaller.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure latency: warm, in turn, in one process; medians, spread, and ratios with their 95 % interval.
 
-    Example: fxsparse bench torchvision:resnet50 small/ --model torchvision:resnet50
+    Examples:
+
+      fxsparse bench torchvision:resnet50 small/ --model torchvision:resnet50 --batch 1
+
+      fxsparse bench dense.onnx small.onnx --threads 2 --explain
     """
-    built = {name: _built(name, model, engine_name, threads, weights, shape) for name in contenders}
-    timed = compare({name: _once(each) for name, each in built.items()}, runs=runs, seconds=seconds)
-    first = contenders[0]
-    result = {
-        "engine": next(iter(built.values())).describe(),
-        "contenders": [
-            {"name": name, **timing.as_data(), "inputs": built[name].describe()["inputs"], "ratio": _ratio(timing, timed[first])}
-            for name, timing in timed.items()
-        ],
-    }
+    if explained and len(contenders) < 2:
+        raise typer.BadParameter("--explain compares with the first contender; give a second one", param_hint="--explain")
+    built = contenders_of(contenders, Wish(engine_name, threads, precision, model, weights, shape, batch))
+    for each in built if profiled or explained else ():
+        each.require_profile(macs=explained)
+    timed = compare({each.name: each.built.prepare(*fresh_inputs(each.built.inputs)) for each in built}, runs=runs, seconds=seconds)
+    layers = {each.name: each.profile() for each in built} if profiled or explained else {}
+    step = engine_step(built[0].engine) if explained else 1
+    reasons = {each.name: explain(layers[built[0].name], layers[each.name], step, each.masked) for each in built[1:]} if explained else {}
+    result = {"engine": _engine(built), "contenders": [_line(each, timed, built[0], layers if profiled else {}, reasons) for each in built]}
     if as_json:
         typer.echo(json.dumps(result, indent=1))
-    else:
-        _show(result, timed)
+        return
+    console = Console(highlight=False, soft_wrap=True)
+    show(console, result, timed)
+    for name, lines in layers.items() if profiled else ():
+        console.print(layer_table(name, lines))
+    for name, said in reasons.items():
+        console.print(f"{name} against {built[0].name}, widths in steps of {step}:\n{summary(said)}", markup=False)
 
 
-def _built(name: str, model: str | None, engine_name: str, threads: int, weights: Path | None, shape: str | None) -> Built:
-    runtime = engine(engine_name, threads=threads)
-    if name.endswith(".onnx"):
-        if not isinstance(runtime, OnnxRuntime):
-            raise LoweringError(f"{name} is an ONNX file, which onnxruntime runs, not {engine_name}; use --engine onnxruntime")
-        return runtime.open(name)
-    if Path(name).is_dir():
-        if model is None:
-            raise LoweringError(f"{name} is a saved folder; say which model it was made from, as in --model torchvision:resnet50")
-        return runtime.build(traced(model, weights, shape, None, Path(name)))
-    return runtime.build(traced(name, weights, shape, None))
+def _engine(built: list[Contender]) -> dict[str, Any]:
+    """What all of them share; shapes and precisions stand with each."""
+    return {key: value for key, value in built[0].built.describe().items() if key != "inputs"}
 
 
-def _once(built: Built) -> Callable[[], object]:
-    return built.prepare(*fresh_inputs(built.inputs))
+def _line(
+    each: Contender,
+    timed: dict[str, Timing],
+    first: Contender,
+    layers: dict[str, tuple[LayerTime, ...]],
+    reasons: dict[str, tuple[Explained, ...]],
+) -> dict[str, Any]:
+    about = each.built.describe()
+    line = {"name": each.name, **timed[each.name].as_data(), "inputs": about["inputs"], "precision": about["precision"]}
+    line["ratio"] = None if each is first else _ratio(timed[each.name], timed[first.name])
+    if each.name in layers:
+        line["layers"] = [layer.as_data() for layer in layers[each.name]]
+    if each.name in reasons:
+        line["explained"] = [found.as_data() for found in reasons[each.name]]
+    return line
 
 
-def _ratio(timing: Timing, first: Timing) -> dict[str, Any] | None:
-    if timing is first:
-        return None
+def _ratio(timing: Timing, first: Timing) -> dict[str, Any]:
     found = ratio(timing, first)
     return {"value": found.value, "low": found.low, "high": found.high, "told_apart": found.told_apart}
-
-
-def _show(result: dict[str, Any], timed: dict[str, Timing]) -> None:
-    console = Console(highlight=False, soft_wrap=True)
-    about = result["engine"]
-    table = Table(title=f"{about['engine']} {about['version']}, {about['threads']} threads, {about['precision']}", title_justify="left")
-    table.add_column("", overflow="fold")
-    for name in ("median ms", "p90", "p99", "variation", "ratio to the first (95 %)"):
-        table.add_column(name, justify="right")
-    for line in result["contenders"]:
-        found = line["ratio"]
-        said = "" if found is None else f"{found['value']:.2f} ({found['low']:.2f} to {found['high']:.2f})"
-        numbers = [f"{line[key]:.3g}" for key in ("median_ms", "p90_ms", "p99_ms")]
-        table.add_row(line["name"], *numbers, f"{line['variation']:.1%}", said)
-    console.print(table)
-    for name, timing in timed.items():
-        if timing.noisy:
-            console.print(f"{name}: variation {timing.variation:.0%}; the machine is busy, measure again", markup=False)
-    for line in result["contenders"]:
-        if line["ratio"] and not line["ratio"]["told_apart"]:
-            console.print(f"{line['name']} and {result['contenders'][0]['name']} cannot be told apart", markup=False)

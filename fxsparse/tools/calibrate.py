@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack
-from multiprocessing import get_context
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,9 +12,12 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
+from torch import Tensor
 
+from fxsparse.errors import Error
 from fxsparse.models import build
 from fxsparse.tools.options import Json, Model, Threads
+from fxsparse.tools.train import pairs
 from fxsparse.training.augment import Normalise
 from fxsparse.training.calibration import METHODS
 from fxsparse.training.calibration import calibrate as run
@@ -29,57 +30,76 @@ def calibrate(
     weights: Annotated[Path, typer.Option("--weights", help="The trained model's state dict.")],
     data: Annotated[str, typer.Option("--data", help="torchvision's CIFAR-10 folder, class folders in train/ and test/, or digits.")],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for weights.safetensors, distribution.json and result.json.")] = None,
-    sparsity: Annotated[float, typer.Option(help="The part of the weights that goes.")] = 0.9,
+    sparsity: Annotated[
+        float | None, typer.Option(help="The part of the weights that goes; 0.9, unless a pattern or a saved distribution says it.")
+    ] = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "recommended",
     images: Annotated[int, typer.Option(min=1, help="Calibration images, drawn from the training images.")] = 2048,
+    labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Use the images' classes, or do without them.")] = True,
     epochs: Annotated[int | None, typer.Option(min=1)] = None,
     allocation: Annotated[str | None, typer.Option(help="search, erk, uniform, global, or a saved distribution.json.")] = None,
     pattern: Annotated[str | None, typer.Option(help="unstructured, 2:4 and the like.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes of the search.")] = 1,
+    option: Annotated[
+        list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="Any other part of the method; may be repeated.")
+    ] = None,
+    size: Annotated[int | None, typer.Option(min=1, help="Side of the images: larger and smaller ones are scaled and cut.")] = None,
+    normalise: Annotated[
+        bool,
+        typer.Option("--normalise/--no-normalise", help="Images less ImageNet's mean, by its deviation; or from 0 to 1, as detectors."),
+    ] = True,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes of the search; one a thread unless said otherwise.")] = None,
     seed: Annotated[int, typer.Option()] = 0,
     as_json: Json = False,
     threads: Threads = None,
 ) -> None:
-    """Make a trained classifier sparse without training it again. The accuracy reported is that after the last step.
+    """Make a trained network sparse without training it again. The accuracy reported is that after the last step.
 
-    Example: fxsparse calibrate fxsparse:resnet20 --weights resnet20.th --data cifar10/ --sparsity 0.9 --out sparse/
+    Examples:
+
+      fxsparse calibrate fxsparse:resnet20 --weights resnet20.th --data cifar10/ --sparsity 0.9 --out sparse/
+
+      fxsparse calibrate fxsparse:resnet20 --weights resnet20.th --data cifar10/ --method unipts --workers 4 --out sparse/
+
+      fxsparse calibrate fxsparse:resnet20 --weights resnet20.th --data cifar10/ --allocation sparse/distribution.json --option lr=0.02
     """
     if threads is not None:
         torch.set_num_threads(threads)
     dense = build(model, weights).model
-    found, normalise = load_data(data), Normalise()
+    found, scaled = load_data(data, size=size), Normalise() if normalise else Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    if images > len(found.train):
+        raise Error(f"{data} has {len(found.train):,} training images, and {images:,} were asked for; ask for fewer with --images")
     chosen = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))[:images]
-    pixels, labels = found.train[chosen]
-    batches = [(normalise(pixels[i : i + 256]), labels[i : i + 256]) for i in range(0, len(chosen), 256)]
+    pixels, classes = found.train[chosen]
+    batches: list[Any] = [(scaled(pixels[i : i + 256]), classes[i : i + 256]) for i in range(0, len(chosen), 256)]
+    if not labels:
+        batches = [each for each, _ in batches]
     given = {"epochs": epochs, "allocation": allocation, "pattern": pattern, "seed": seed}
-    options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    with ExitStack() as stack:
-        bar = stack.enter_context(Progress(console=Console(stderr=True), disable=as_json))
+    options = pairs(option, "--option") | {name: value for name, value in given.items() if value is not None}
+    with Progress(console=Console(stderr=True), disable=as_json) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, of: int) -> None:
             key = what.partition(" ")[0]
-            task = tasks.setdefault(key, bar.add_task(what, total=of)) if key not in tasks else tasks[key]
-            bar.update(task, completed=done, description=what)
+            if key not in tasks:
+                tasks[key] = bar.add_task(what, total=of)
+            bar.update(tasks[key], completed=done, total=of, description=what)
 
-        pool = stack.enter_context(ProcessPoolExecutor(workers, mp_context=get_context("spawn"))) if workers > 1 else None
         file = None if out is None else out / "search.json"
-        result = run(dense, batches, sparsity, method, executor=pool, search_file=file, progress=progress, **options)
-    accuracy, before = (evaluate(each, found.test, normalise)[0] for each in (result.model, dense))
+        result = run(dense, batches, sparsity, method, executor=workers or _free(threads), search_file=file, progress=progress, **options)
     said = {
         "model": model,
         "method": method,
         "sparsity": result.sparsity,
         "images": len(chosen),
-        "accuracy_dense": before,
-        "accuracy": accuracy,
         "agreement": result.agreement,
         "seconds": result.seconds,
         "counts": dict(result.distribution.counts),
     }
+    if result.classifies:
+        said["accuracy_dense"], said["accuracy"] = (evaluate(each, found.test, scaled)[0] for each in (dense, result.model))
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
-        save_file({key: tensor.contiguous() for key, tensor in result.model.state_dict().items()}, out / "weights.safetensors")
+        save_file(_apart(result.model.state_dict()), out / "weights.safetensors")
         result.distribution.save(out / "distribution.json")
         (out / "result.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
     if as_json:
@@ -87,6 +107,19 @@ def calibrate(
         return
     console = Console(highlight=False, soft_wrap=True)
     console.print(f"{method}: {result.sparsity:.2%} of the weights are zero; {len(chosen)} images, {result.seconds:.0f} s")
-    console.print(f"accuracy on {len(found.test)} test images: {before:.2%} dense, {accuracy:.2%} sparse")
+    if result.classifies:
+        console.print(f"accuracy on {len(found.test)} test images: {said['accuracy_dense']:.2%} dense, {said['accuracy']:.2%} sparse")
+    else:
+        console.print(f"{result.agreement:.2%} of the variance of the dense network's outputs is hit on the calibration images")
     if out is not None:
         console.print(f"written: {out}", markup=False)
+
+
+def _free(threads: int | None) -> int:
+    """Processors that this process may use."""
+    return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+
+
+def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tied tensors are written under each of their names."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

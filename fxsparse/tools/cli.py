@@ -1,23 +1,43 @@
-"""`fxsparse`: one command, one subcommand a file. Exit status 0; 1 when the work failed, with one clear sentence; 2 for wrong usage."""
+"""`fxsparse`: one command, one subcommand a file. Exit status 0; 1 when the work failed, with one clear sentence; 2 for wrong
+usage; 130 after Ctrl-C."""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from fxsparse.errors import Error
 from fxsparse.tools.bench import bench
 from fxsparse.tools.calibrate import calibrate
+from fxsparse.tools.demo import demo
 from fxsparse.tools.doctor import doctor
 from fxsparse.tools.export import export
 from fxsparse.tools.inspect import inspect
 from fxsparse.tools.prune import prune
+from fxsparse.tools.report import report
 from fxsparse.tools.train import train
 from fxsparse.version import __version__
 
+INTERRUPTED = 130  # what shells say of a process that Ctrl-C ended
+
+
+class Commands(TyperGroup):
+    """The subcommands; Ctrl-C ends each of them alike."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("fxsparse: stopped; nothing half-written is left", err=True)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
+    cls=Commands,
     name="fxsparse",
     help="A compiler for sparsity: what of a PyTorch network may go, and the network without it.",
     no_args_is_help=True,
@@ -30,6 +50,8 @@ app.command()(train)
 app.command()(calibrate)
 app.command()(export)
 app.command()(bench)
+app.command()(report)
+app.command()(demo)
 app.command()(doctor)
 
 
@@ -53,8 +75,11 @@ def main() -> None:
     except Error as error:
         Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"fxsparse: {error}")
         sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        typer.echo(f"fxsparse: {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}", err=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -33,11 +33,12 @@ def traced(model: str, weights: Path | None, shape: str | None, threads: int | N
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model's own library says about itself
-        loaded = build(model, weights, shape=_shape(shape))
+        loaded = build(model, weights, shape=sizes_of(shape))
         return trace(loaded.model, loaded.inputs, loaded.kwargs) if saved is None else load(saved, loaded.model)
 
 
-def _shape(text: str | None) -> list[int] | None:
+def sizes_of(text: str | None) -> list[int] | None:
+    """The sizes that `--input` says."""
     if text is None:
         return None
     try:

@@ -14,9 +14,10 @@ from fxsparse.errors import PassError, PlanError
 from fxsparse.passes import Pipeline, PrintBetween, Timing, VerifyEach
 from fxsparse.passes.instrumentation import proved
 from fxsparse.passes.prune import Prune
-from fxsparse.saving import save
 from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, sample
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
+from fxsparse.tools.outputs import write_network
+from fxsparse.tools.progress import progress_bar
 
 Budget = Annotated[
     str | None, typer.Option(metavar="0.5 | 2.5M", help="What to leave: a share of what there is now, or an absolute number.")
@@ -29,7 +30,7 @@ WATCHED = ("data", "images", "batch", "print_between", "time", "verify_each")  #
 def prune(
     context: typer.Context,
     model: Model,
-    out: Annotated[Path, typer.Option("--out", help="Folder for structure.json and weights.safetensors.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for structure.json, weights.safetensors, model.onnx and report.html.")],
     plan: Annotated[
         Path | None, typer.Option("--plan", help='A JSON file: {"group name": [unit numbers to keep], ...}; instead of a budget.')
     ] = None,
@@ -67,6 +68,9 @@ def prune(
     print_between: Annotated[bool, typer.Option("--print-between", help="Show the network after each pass.")] = False,
     time: Annotated[bool, typer.Option("--time", help="Show the seconds of each pass.")] = False,
     journal: Annotated[bool, typer.Option("--journal", help="Save what is removed as well, so that it can be regrown later.")] = False,
+    onnx: Annotated[
+        bool | None, typer.Option("--onnx/--no-onnx", help="Write model.onnx as well; without either, where the network can be exported.")
+    ] = None,
     as_json: Json = False,
     threads: Threads = None,
 ) -> None:
@@ -106,20 +110,25 @@ def prune(
     else:
         between = PrintBetween(console.print)
         chosen = ((print_between, between), (time, timing), (verify_each, proofs))
-        done = work(network, watchers=tuple(watcher for asked, watcher in chosen if asked), data=batches)
+        watchers = tuple(watcher for asked, watcher in chosen if asked)
+        with progress_bar("layers measured") as bar:
+            done = work(network, watchers=watchers, data=batches, progress=bar)
         small, notes = done.network, done.notes
     if prove and not verify_each:
         proof = proved(network, small)
         proofs.proofs.extend([] if proof is None else [("", proof)])
-    save(small, out, journal=journal)
+    told = [proof for _, proof in proofs.proofs]
+    lowered = pipeline is not None and "lower-onnx" in pipeline
+    written = write_network(out, network, small, model=model, proofs=told, notes=notes, journal=journal, onnx=onnx, lowered=lowered)
     counts = {"parameters": [network.parameter_count, small.parameter_count], "macs": [network.macs, small.macs]}
     if as_json:
         result: dict[str, Any] = {
             "model": model,
             "out": str(out),
+            "files": list(written.files),
             **counts,
             "max_error": max((proof.max_error for _, proof in proofs.proofs), default=None),
-            "notes": list(notes),
+            "notes": [*notes, *written.notes],
             "provenance": list(small.provenance),
         }
         result |= {"seconds": [{"pass": text, "seconds": seconds} for text, seconds in timing.seconds]} if time else {}
@@ -127,7 +136,7 @@ def prune(
         typer.echo(json.dumps(result, indent=1))
         return
     shown = [] if verify_each else [str(proof) for _, proof in proofs.proofs] or ["not asked for" if not prove else "no unit is missing"]
-    _show(console, out, counts, () if print_between else notes, shown)
+    _show(console, f"{out} ({', '.join(written.files)})", counts, (*(() if print_between else notes), *written.notes), shown)
 
 
 def _no_use_of(context: typer.Context, names: tuple[str, ...], where: str) -> None:
@@ -138,10 +147,10 @@ def _no_use_of(context: typer.Context, names: tuple[str, ...], where: str) -> No
             raise typer.BadParameter(f"--{name.replace('_', '-')} has no use beside {where}")
 
 
-def _show(console: Console, out: Path, counts: dict[str, list[int]], notes: tuple[str, ...], proofs: list[str]) -> None:
+def _show(console: Console, where: str, counts: dict[str, list[int]], notes: tuple[str, ...], proofs: list[str]) -> None:
     for name, (before, after) in counts.items():
         console.print(f"{name}: {before:,} -> {after:,} ({after / before:.1%})")
-    for line in (*notes, *(f"proof: {proof}" for proof in proofs), f"written: {out}"):
+    for line in (*notes, *(f"proof: {proof}" for proof in proofs), f"written: {where}"):
         console.print(line)
 
 

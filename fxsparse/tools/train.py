@@ -17,7 +17,7 @@ from fxsparse.errors import Error
 from fxsparse.tools.options import Json, Threads
 from fxsparse.training.distributed import rank
 from fxsparse.training.recipe import Recipe, read_recipe
-from fxsparse.training.registry import DENSE, METHODS
+from fxsparse.training.registry import NAMES
 from fxsparse.training.trainer import Trainer
 
 Set = Annotated[list[str] | None, typer.Option("--set", metavar="ENTRY=VALUE", help="Any entry of the recipe; may be repeated.")]
@@ -30,7 +30,7 @@ def train(
         str | None, typer.Option(help="torchvision:resnet18, timm:NAME, fxsparse:resnet20, or package.module:factory.")
     ] = None,
     data: Annotated[str | None, typer.Option(help="torchvision's CIFAR-10 folder, class folders in train/ and test/, or digits.")] = None,
-    method: Annotated[str | None, typer.Option(help=f"{DENSE}, {', '.join(METHODS)} or iee-channels.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"{', '.join(NAMES)}.")] = None,
     density: Annotated[float | None, typer.Option(help="The part of the weights that is left, above 0 and at most 1.")] = None,
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="An option of the method; may be repeated.")
@@ -60,8 +60,8 @@ def train(
     given: dict[str, Any] = read_recipe(recipe) if recipe is not None else {}
     flags = {"model": model, "data": data, "epochs": epochs, "batch": batch, "optimizer": optimizer, "lr": lr, "precision": precision}
     flags |= {"weights": weights, "seed": seed, "threads": threads}
-    given |= {name: value for name, value in flags.items() if value is not None} | _pairs(entries, "--set")
-    given["options"] = _options(given) | _pairs(option, "--option") | ({} if density is None else {"density": density})
+    given |= {name: value for name, value in flags.items() if value is not None} | pairs(entries, "--set")
+    given["options"] = _options(given) | pairs(option, "--option") | ({} if density is None else {"density": density})
     if method is not None:
         given["method"] = method
     chosen = Recipe.from_dict(given)
@@ -90,12 +90,12 @@ def _options(given: dict[str, Any]) -> dict[str, Any]:
     options = dict(given.get("options", {}))
     if isinstance(given.get("method"), dict):
         table = dict(given["method"])
-        given["method"] = table.pop("name", DENSE)
+        given["method"] = table.pop("name", NAMES[0])
         options = {**table, **options}
     return options
 
 
-def _pairs(texts: list[str] | None, flag: str) -> dict[str, Any]:
+def pairs(texts: list[str] | None, flag: str) -> dict[str, Any]:
     """NAME=VALUE, the value as in TOML; what is no TOML is text."""
     made: dict[str, Any] = {}
     for text in texts or []:

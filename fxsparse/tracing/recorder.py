@@ -18,7 +18,8 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
-from fxsparse.tracing.shapes import Shapes
+from fxsparse.tracing.lists import lists_on_meta
+from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
 
@@ -42,7 +43,7 @@ class Recorder(TorchDispatchMode):
         self._ids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
-        self._shapes = Shapes()
+        self._shapes = shapes()
 
     # ---- tensors ----------------------------------------------------------------------------------------------------------
 
@@ -124,6 +125,14 @@ class Recorder(TorchDispatchMode):
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
         return self._shapes.run(func, args, kwargs)
+
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A real tensor on meta, as the same value of the tape."""
+        with torch._C._DisableTorchDispatch():
+            meta = self._on_meta(tensor)
+        if meta is not tensor:
+            self._ids[id(meta)] = self.ref(tensor, "constant").id
+        return meta
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta or tensor.dim() == 0:
@@ -207,6 +216,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
         try:
             if operator is not None:
                 return recorder.module_call(operator, call, module, args, kwargs)
+            if isinstance(module, nn.RNNBase):  # its kernel wants all of its tensors on one device before it calls an operator
+                args, kwargs = mapped(recorder.moved, args), mapped(recorder.moved, kwargs)
             return call(module, *args, **kwargs)
         except Exception:
             recorder.failed = recorder.failed or name
@@ -257,7 +268,7 @@ def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
-        with recording(recorder):
+        with recording(recorder), lists_on_meta():
             out = copy(*arguments, **keywords)
     except Error:
         raise

@@ -1,12 +1,15 @@
 """What meta kernels gave before: the same operator on the same shapes gives the same shapes.
 
 A meta kernel is mostly Python, and takes up to three milliseconds (batch norm). Networks repeat their blocks, so that most calls were
-seen already. Only operators of torch itself are remembered that neither write to their arguments nor look into them.
+seen already. Only operators of torch itself are remembered that do not look into their arguments; of those that write, the element-wise
+ones, which return what they wrote to.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -18,18 +21,18 @@ _Result = _Layout | list[_Layout | None] | None  # of one tensor, of several (No
 
 
 class Shapes:
-    """The memory of one recording."""
+    """The memory of one recording, or of several in a row."""
 
     def __init__(self) -> None:
-        self._steady: dict[Any, bool] = {}
+        self._kinds: dict[Any, str] = {}
         self._known: dict[Hashable, _Result] = {}
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """`func(*args, **kwargs)` on meta tensors, from memory where that is possible."""
-        steady = self._steady.get(func)
-        if steady is None:
-            steady = self._steady[func] = _is_steady(func)
-        if not steady:
+        kind = self._kinds.get(func)
+        if kind is None:
+            kind = self._kinds[func] = _kind(func)
+        if not kind:
             return func(*args, **kwargs)
         try:
             key = (func, torch.get_default_dtype(), _key(args), _key(tuple(kwargs.items())))
@@ -37,16 +40,44 @@ class Shapes:
         except TypeError:  # an argument that cannot be part of a key
             return func(*args, **kwargs)
         if known is not None:
+            if kind == "writes":
+                return args[0]
             return _make(known) if isinstance(known, tuple) else tuple([None if each is None else _make(each) for each in known])
         out = func(*args, **kwargs)
-        self._known[key] = _result(out, args)
+        if kind == "makes":
+            self._known[key] = _result(out, args)
+        elif args and out is args[0]:
+            self._known[key] = (out.shape, out.stride(), out.dtype)
         return out
 
 
-def _is_steady(func: Any) -> bool:
-    """Whether the layout of the results follows from the layouts of the arguments."""
+_memory: ContextVar[Shapes | None] = ContextVar("fxsparse_shapes", default=None)
+
+
+def shapes() -> Shapes:
+    """The memory that is open, or a new one."""
+    return _memory.get() or Shapes()
+
+
+@contextlib.contextmanager
+def remembered() -> Iterator[None]:
+    """While this is open, all recordings share one memory."""
+    token = _memory.set(shapes())
+    try:
+        yield
+    finally:
+        _memory.reset(token)
+
+
+def _kind(func: Any) -> str:
+    """`makes`: the layout of new results follows from the layouts of the arguments; `writes`: the first argument is the result."""
     unsteady = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape, torch.Tag.inplace_view)
-    return func.namespace == "aten" and not func._schema.is_mutable and not func.is_view and not any(tag in func.tags for tag in unsteady)
+    if func.namespace != "aten" or func.is_view or any(tag in func.tags for tag in unsteady):
+        return ""
+    if not func._schema.is_mutable:
+        return "makes"
+    written = [argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments]
+    return "writes" if torch.Tag.pointwise in func.tags and written[0] and not any(written[1:]) else ""
 
 
 def _key(value: Any) -> Hashable:

@@ -14,11 +14,12 @@ from torch.utils._pytree import TreeSpec
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.leaves import is_leaf
+from fxsparse.tracing.lists import lists_on_meta
 from fxsparse.tracing.recorder import Recorder, as_arguments, meta_inputs, record, recording
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, TracedModule, as_traced, flatten_call, original_class
-from fxsparse.tracing.tracer import trace_graph
+from fxsparse.tracing.tracer import LOOKS, trace_graph
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,12 @@ class _Islands:
     found: dict[str, TracedModule] = field(default_factory=dict)
 
     def run(self) -> Traced:
-        originals = self.record_originals()
+        try:
+            originals = self.record_originals()
+        except TraceError as error:
+            if LOOKS not in self.why:
+                raise
+            raise TraceError(f"{self.why}, and cannot go on without it; compute it before the call, and pass it as an argument") from error
         for name, child in self.shell.named_children():
             self.visit(name, child)
         tapes, notes = self.settle(originals)
@@ -115,7 +121,7 @@ class _Islands:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
         tapes: dict[Mode, Tape] = {"eval": record(self.shell, self.args, self.kwargs, "eval")}
         arguments, keywords = meta_inputs((as_arguments(self.args), dict(self.kwargs)))
-        with recording(recorder):
+        with recording(recorder), lists_on_meta():
             copy(*arguments, **keywords)
         with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
             tapes["train"] = record(self.shell, self.args, self.kwargs, "train")

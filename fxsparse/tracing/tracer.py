@@ -42,6 +42,7 @@ DATA_DEPENDENT = frozenset(
         "allclose",
     ]
 )
+LOOKS = "the forward pass looks at the value of a tensor"
 PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
 SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension"}
 
@@ -148,7 +149,7 @@ class _Graphing(TorchFunctionMode):
         if name in PLAIN:
             return func(*args, **kwargs)
         if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
-            raise TraceError(f"the forward pass looks at the value of a tensor ({name}) at {_user_line()}")
+            raise TraceError(f"{LOOKS} ({name}) at {_user_line()}")
         if name in SIZES and args and isinstance(args[0], Tensor):
             return self.size_call(name, func, args, kwargs)
         if name == "__iter__":

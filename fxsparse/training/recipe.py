@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import tomllib
 import types
 import typing
@@ -16,6 +17,21 @@ from fxsparse.models.specs import nearest
 from fxsparse.training.augment import IMAGENET_MEAN, IMAGENET_STD
 
 CHOICES = {"optimizer": ("sgd", "adamw"), "precision": ("fp32", "bf16", "fp16")}
+BOUNDS: dict[str, tuple[float, float, bool]] = {  # lowest, highest, and whether the highest is allowed
+    "lr": (0, math.inf, False),
+    "momentum": (0, 1, False),
+    "weight_decay": (0, math.inf, False),
+    "warmup": (0, math.inf, False),
+    "gamma": (0, math.inf, False),
+    "clip": (0, math.inf, False),
+    "label_smoothing": (0, 1, False),
+    "ema": (0, 1, False),
+    "validation": (0, 1, False),
+    "crop": (0, math.inf, False),
+    "checkpoint_every": (0, math.inf, False),
+    "sharing": (0, math.inf, False),
+    "milestones": (0, 1, True),
+}
 INCIDENTAL = ("data", "cache", "threads", "device", "checkpoint_every")  # may differ when a run is resumed
 
 
@@ -34,6 +50,8 @@ class Recipe:
 
     method: str = "dense"
     options: dict[str, Any] = field(default_factory=dict)
+    dyrelu: bool | None = None  # whether ReLUs are DyReLUs that fade in training; None: with the method east alone
+    sharing: int | None = None  # so many blocks of each stage own their weights, later ones share; 0: all own theirs; None: as for dyrelu
 
     epochs: int = 30
     batch: int = 128
@@ -79,6 +97,14 @@ class Recipe:
         for name in ("epochs", "batch", "accumulate"):
             if getattr(self, name) < 1:
                 raise Error(f"the recipe's {name} is {getattr(self, name)}; give at least 1")
+        for name, (least, most, included) in BOUNDS.items():
+            given = getattr(self, name)
+            for value in given if isinstance(given, list) else [0 if given is None else given]:
+                if not (least <= value < most or (included and value == most)):
+                    upper = "" if most == math.inf else f" and {'at most' if included else 'below'} {most:g}"
+                    raise Error(f"the recipe's {name} is {given}; give at least {least:g}{upper}")
+        if not self.mean or len(self.mean) != len(self.std) or min(self.std) <= 0:
+            raise Error(f"the recipe's mean {self.mean} and std {self.std} do not fit; give one of each for every channel, std above 0")
         if self.batch % self.accumulate:
             raise Error(f"a batch of {self.batch} cannot be accumulated in {self.accumulate} equal parts")
 
@@ -91,9 +117,16 @@ class Recipe:
         return plain
 
     def difference(self, other: Mapping[str, Any]) -> str | None:
-        """The first entry in which a run that is resumed would not be the same; `other` is plain."""
-        mine = self.to_plain()
-        return next((name for name in mine if name not in INCIDENTAL and mine[name] != other.get(name)), None)
+        """The first entry in which a run that is resumed would not be the same, in words; `other` is plain."""
+        mine, usual = self.to_plain(), Recipe(self.model, self.data).to_plain()
+        for name in mine:
+            was, now = other.get(name, usual[name]), mine[name]
+            if name not in INCIDENTAL and was != now:
+                if isinstance(was, dict) and isinstance(now, dict):
+                    key = next(key for key in [*was, *now] if was.get(key) != now.get(key))
+                    return f"{name}: {key} was {was.get(key)!r} and is {now.get(key)!r}"
+                return f"{name} was {was!r} and is {now!r}"
+        return None
 
     @classmethod
     def from_dict(cls, entries: Mapping[str, Any]) -> Recipe:

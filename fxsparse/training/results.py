@@ -9,12 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save_file
-from torch import nn
 
 from fxsparse.saving import save
-from fxsparse.sparsity.counting import nonzeros
-from fxsparse.training.iee import ExploitExploreChannels
 from fxsparse.training.masked import MaskedOptimizer
+from fxsparse.training.outcome import Outcome
 
 if TYPE_CHECKING:
     from fxsparse.training.trainer import Trainer
@@ -34,13 +32,15 @@ class Result:
     steps: int
     parameters: int
     nonzeros: int
+    macs: int  # of one image, without the multiplications by zero
+    dyrelu_parameters: int  # dense ones, which were trained and are gone
     train_macs: int
     exploration_macs: int
     seconds: float
     processor_seconds: float
 
     @classmethod
-    def of(cls, trainer: Trainer, model: nn.Module) -> Result:
+    def of(cls, trainer: Trainer, outcome: Outcome) -> Result:
         last, meter = trainer.lines[-1], trainer.meter
         return cls(
             accuracy=last["accuracy"],
@@ -48,8 +48,10 @@ class Result:
             reported=last["reported"],
             epochs=tuple(trainer.lines),
             steps=trainer.step,
-            parameters=sum(p.numel() for p in model.parameters()),
-            nonzeros=sum(nonzeros(model).values()),
+            parameters=outcome.parameters,
+            nonzeros=sum(outcome.nonzeros().values()),
+            macs=outcome.macs(trainer.example),
+            dyrelu_parameters=outcome.dyrelu_parameters,
             train_macs=meter.total,
             exploration_macs=meter.exploration,
             seconds=trainer.seconds,
@@ -60,11 +62,11 @@ class Result:
         return asdict(self)
 
 
-def write_result(folder: Path, result: Result, model: nn.Module, sparsifier: MaskedOptimizer | None) -> None:
-    """result.json, and weights.safetensors; a network that was shrunk as a folder that `fxsparse.load` reads."""
-    if isinstance(sparsifier, ExploitExploreChannels):
-        save(sparsifier.at_rest(), folder / NETWORK)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in model.state_dict().items()}
+def write_result(folder: Path, result: Result, outcome: Outcome, sparsifier: MaskedOptimizer | None) -> None:
+    """result.json, and weights.safetensors; a network that has changed more than its weights as a folder that `fxsparse.load` reads."""
+    if outcome.network is not None:
+        save(outcome.network, folder / NETWORK)
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in outcome.weights.items()}
     save_file(tensors, str(folder / WEIGHTS))
     timeline = getattr(sparsifier, "timeline", None)
     if timeline is not None:

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from fxsparse.errors import Error
-from fxsparse.network import trace
+from fxsparse.network import Network, trace
 from fxsparse.sparsity.chance import seed_of
 from fxsparse.sparsity.counting import Meter, Profile, profile
 from fxsparse.training.assembly import average_of, device_of, model_of, optimizer_of, placed, wrapped
@@ -26,13 +26,13 @@ from fxsparse.training.callbacks import Callback
 from fxsparse.training.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_everything, set_random_state
 from fxsparse.training.data import Batches, Data, load_data
 from fxsparse.training.distributed import rank, world_size
-from fxsparse.training.east.parts import Parts, parts_of
+from fxsparse.training.east.parts import Parts, as_unshared, parts_of
 from fxsparse.training.evaluate import as_logits, evaluate, resting, summed
-from fxsparse.training.iee import ExploitExploreChannels
 from fxsparse.training.masked import MaskedOptimizer
+from fxsparse.training.outcome import outcome_of
 from fxsparse.training.rates import Rate
 from fxsparse.training.recipe import Recipe
-from fxsparse.training.registry import make_method
+from fxsparse.training.registry import CHANNELS, make_channels, make_method
 from fxsparse.training.reporting import Reporter
 from fxsparse.training.results import Result, write_result
 from fxsparse.training.trainer_state import restore, snapshot
@@ -74,17 +74,20 @@ class Trainer:
         self.rate = Rate(recipe.schedule, self.steps, round(recipe.warmup * len(self.batches)), tuple(recipe.milestones), recipe.gamma)
         model = model_of(recipe, self.data) if model is None else model
         self.model = model.to(self.device, memory_format=torch.channels_last) if recipe.channels_last else model.to(self.device)  # type: ignore[call-overload]
+        self.network: Network | None = None  # of the model, where what the recipe asks for needs one
         for callback in self.callbacks:
             callback.attach(self)
         self.sparsifier: MaskedOptimizer | None
         self.optimizer: Optimizer
         self.average: AveragedModel | None
         example = torch.zeros(1, *self.data.shape, device=self.device)
-        if recipe.method == "iee-channels":
+        if recipe.method == CHANNELS:
             self._channels(example)
         else:
             self.optimizer, self.average = optimizer_of(recipe, self.model), average_of(recipe, self.model)
-            self.sparsifier = make_method(recipe.method, self.model, self.optimizer, self.steps, recipe.options, recipe.seed)
+            self.sparsifier = make_method(
+                recipe.method, self.model, self.optimizer, self.steps, as_unshared(recipe, self.model), recipe.seed
+            )
         if self.average is not None and self.sparsifier is not None:
             self.sparsifier.mask_module(self.average)
         for group in self.optimizer.param_groups:
@@ -100,17 +103,12 @@ class Trainer:
 
     def _channels(self, example: Tensor) -> None:
         """Exploitation trains a network that is physically small: the module changes during the run."""
-        network = trace(self.model, (example,))
+        network = self.network = trace(self.model, (example,)) if self.network is None else self.network
         self.model = network.module
         self.optimizer, self.average = optimizer_of(self.recipe, self.model), average_of(self.recipe, self.model)
         followers = () if self.average is None else (self.average,)
-        self.sparsifier = ExploitExploreChannels(
-            network,
-            self.optimizer,
-            steps=self.steps,
-            followers=followers,
-            on_change=lambda after: self.swap(after.module),
-            **self.recipe.options,
+        self.sparsifier = make_channels(
+            network, self.optimizer, self.steps, self.recipe.options, followers=followers, on_change=lambda after: self.swap(after.module)
         )
 
     def swap(self, model: nn.Module) -> None:
@@ -141,9 +139,10 @@ class Trainer:
         finally:
             set_random_state(chance)  # the caller's own, as if nothing had been drawn
         with resting(self.model, self.sparsifier) as final:
-            result = Result.of(self, final)
+            outcome = outcome_of(self, final)
+            result = Result.of(self, outcome)
             if self.folder is not None and main:
-                write_result(self.folder, result, final if self.average is None else self.average.module, self.sparsifier)
+                write_result(self.folder, result, outcome, self.sparsifier)
         return result
 
     def _train(self, reporter: Reporter) -> None:

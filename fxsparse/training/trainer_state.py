@@ -59,7 +59,9 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
         raise CheckpointError(f"the checkpoint in {trainer.folder} is none of a training run, as it lacks {missing!r}")
     odd = trainer.recipe.difference(state["recipe"])
     if odd is not None:
-        raise CheckpointError(f"the run in {trainer.folder} has another {odd} than this recipe; resume it with its own recipe")
+        raise CheckpointError(
+            f"the run in {trainer.folder} was begun with another recipe ({odd}); resume it with its own, or give another folder"
+        )
     if len(state["callbacks"]) != len(trainer.callbacks):
         raise CheckpointError(
             f"the run in {trainer.folder} had {len(state['callbacks'])} callbacks, and now there are {len(trainer.callbacks)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ import fxsparse
 from fxsparse.budgets import Limits, Search
 from fxsparse.budgets.latency import LatencyMeter
 from fxsparse.budgets.latency_search import widths_for_latency
-from fxsparse.budgets.latency_table import LatencyTable, Surface, cache_folder, narrowed
+from fxsparse.budgets.latency_surface import Surface, surface
+from fxsparse.budgets.latency_table import LatencyTable, cache_folder, staircase
 from fxsparse.engines import engine
-from fxsparse.engines.layers import Convolution, Pair, Product, runnable
+from fxsparse.engines.layers import Convolution, Layer, Pair, Product, runnable
 from fxsparse.errors import BudgetError
 from fxsparse.passes import Prune
 from fxsparse.passes.prune_latency import _next_aim
@@ -69,19 +71,67 @@ def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.Mo
     assert cache_folder() == tmp_path
 
 
-def test_a_surface_is_what_was_measured_and_linear_in_between(tmp_path: Path) -> None:
+def test_a_surface_is_what_was_measured_and_linear_in_between() -> None:
     table = LatencyTable(engine("onnxruntime"), {})
-    surface = Surface(table, CONVOLUTION, 4)
-    assert surface(16, 32) == table.time(CONVOLUTION)
-    for i in surface.ins:
-        for o in surface.outs:
-            assert surface(i, o) == pytest.approx(table.time(narrowed(CONVOLUTION, i, o)))
-    a, b = surface.outs[-2:]
+    found = surface(table, CONVOLUTION, 4)
+    assert type(found) is Surface
+    assert found(16, 32, 16) == table.time(CONVOLUTION)
+    for i in found.ins:
+        for o in found.outs:
+            assert found(i, o, i) == pytest.approx(table.time(found.narrowed(i, o)))
+    a, b = found.outs[-2:]
     middle = (a + b) // 2
     part = (middle - a) / (b - a)
-    assert surface(16, middle) == pytest.approx((1 - part) * surface(16, a) + part * surface(16, b))
-    depthwise = Surface(table, DEPTHWISE, 4)
-    assert depthwise(16, 16) == table.time(DEPTHWISE)
+    assert found(16, middle, 16) == pytest.approx((1 - part) * found(16, a, 16) + part * found(16, b, 16))
+    depthwise = surface(table, DEPTHWISE, 4)
+    assert depthwise(16, 16, 1) == table.time(DEPTHWISE)
+    assert all(isinstance(point, Convolution) and point.groups == point.inputs == point.outputs for point in depthwise.points())
+
+
+class Said(LatencyTable):
+    """Times by a formula, in place of measured ones."""
+
+    def __init__(self, of: Callable[[Layer], float]) -> None:
+        super().__init__(engine("onnxruntime"), {})
+        self.of = of
+
+    def time(self, layer: Layer) -> float:
+        return self.of(layer)
+
+    def together(self, layers: Sequence[Layer]) -> list[float]:
+        return [self.of(layer) for layer in layers]
+
+
+def test_a_grouped_convolution_loses_groups_and_channels_inside_them() -> None:
+    layer = Convolution(1, 120, 120, 24, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))
+
+    def macs(each: Layer) -> float:
+        assert isinstance(each, Convolution) and each.inputs % each.groups == each.outputs % each.groups == 0
+        return float(each.outputs * each.inner)
+
+    grouped = surface(Said(macs), layer, 16)
+    assert len(grouped.points()) <= 40
+    assert grouped(120, 120, 24) == 120 * 24
+    assert grouped(72, 72, 24) == pytest.approx(72 * 24)  # two groups less
+    assert grouped(80, 120, 16) == pytest.approx(120 * 16)  # inputs of all groups
+    assert grouped(48, 60, 16) == pytest.approx(60 * 16)  # both, and outputs of all groups
+    for point in grouped.points():
+        runnable(engine("onnxruntime"), point)()
+
+
+@pytest.mark.parametrize("block", [1, 4, 16])
+def test_the_staircase_is_found(block: int) -> None:
+    def blocks(layer: Layer) -> float:
+        width = layer.width if isinstance(layer, Pair) else layer.columns if isinstance(layer, Product) else 0
+        return float(-(-width // block))
+
+    def noisy(layer: Layer) -> float:
+        return blocks(layer) * (0.98 if isinstance(layer, Pair) and layer.width % 8 == 7 else 1.0)  # one step looks good by chance
+
+    wide: list[Layer] = [Convolution(1, 128, 128, 128, (56, 56), (3, 3), (1, 1), (1, 1), (1, 1)), Product(1, 197, 768, 3072, True)]
+    assert staircase(Said(blocks), wide) == block
+    assert staircase(Said(noisy), wide[:1]) == block
+    assert staircase(Said(blocks), [CONVOLUTION]) == 1  # nothing wide
 
 
 def _cost(widths: np.ndarray) -> float:

@@ -49,3 +49,16 @@ def test_refuses_with_a_sentence() -> None:
 
 def test_text() -> None:
     assert str(Pipeline.parse("add-bias{modules=[layer1.0.conv1]}")) == "add-bias{modules=[layer1.0.conv1]}"
+
+
+def test_a_function_with_the_modules_weight_reads_the_bias() -> None:
+    class Padded(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return nn.functional.conv2d(nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias, stride=2)
+
+    network = fxsparse.trace(nn.Sequential(Padded(3, 4, 3, bias=False)), torch.randn(1, 3, 6, 6))
+    made = AddBias(("0",))(network).network
+    with torch.no_grad():
+        made.module.get_parameter("0.bias").fill_(2.0)
+        x = torch.randn(2, 3, 8, 8)
+        torch.testing.assert_close(made(x), network(x) + 2)

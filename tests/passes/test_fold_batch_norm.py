@@ -110,6 +110,67 @@ def test_functional_norms_go_from_both_graphs() -> None:
     assert torch.isfinite(result.network(torch.randn(2, 3, 8, 8, dtype=torch.float64))).all()
 
 
+class Padded(nn.Conv2d):
+    """Pads by itself, as layers do that keep the size for any stride."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Functions(nn.Module):
+    """Layers as functions, with and without biases, in two graphs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm0 = Padded(3, 6, 2, stride=2, groups=3, bias=False), nn.BatchNorm2d(6)
+        self.up, self.norm1 = nn.Parameter(torch.randn(6, 2, 3, 3)), nn.BatchNorm2d(4)
+        self.weight, self.norm2 = nn.Parameter(torch.randn(5, 4)), nn.BatchNorm1d(5)
+        self.norm3, self.norm4 = nn.BatchNorm1d(5), nn.BatchNorm1d(5)
+        self.head, self.shift = nn.Parameter(torch.randn(3, 5)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm0(self.stem(x)))
+        x = self.norm1(F.conv_transpose2d(x, self.up, stride=2, groups=2))
+        x = F.dropout(x, 0.5, self.training).mean((2, 3))
+        x = torch.tanh(self.norm3(self.norm2(F.linear(x, self.weight))))
+        return F.linear(self.norm4(x), self.head, bias=self.shift)
+
+
+def test_layers_that_are_functions(tmp_path: Path) -> None:
+    network = made(Functions(), 4, 3, 9, 9)
+    result = FoldBatchNorm()(network)
+    into = {"norm0": "stem", "norm1": "up", "norm2": "weight", "norm3": "weight", "norm4": "head"}
+    assert set(result.notes) == {f"{norm} is folded into {layer}" for norm, layer in into.items()}
+    assert len(list(graphs(result.network.module))) == 2
+    assert difference(network, result.network) < 1e-13
+    assert set(result.network.module.state_dict()) == {
+        *("stem.weight", "stem.bias", "up", "up_bias", "weight", "bias", "head", "shift"),
+    }  # fmt: skip
+    result.network.module.train()(torch.randn(4, 3, 9, 9, dtype=torch.float64)).sum().backward()
+    assert result.network.module.get_parameter("up_bias").grad is not None
+    small = result.network.shrink({group.name: group.units[1:] for group in result.network.groups if group.prunable})
+    assert fxsparse.verify(result.network, small).max_error < 1e-12
+    fxsparse.save(small, tmp_path / "out")
+    again = fxsparse.load(tmp_path / "out", Functions().double().eval())
+    assert difference(small, again) == 0.0
+
+
+def test_functions_whose_weight_is_computed_keep_the_norm() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        out: Tensor = net.norm(F.conv2d(x, net.conv.weight * 2))
+        return out
+
+    network = made(Net(forward, conv=nn.Conv2d(3, 4, 1), norm=nn.BatchNorm2d(4)), 2, 3, 4, 4)
+    result = FoldBatchNorm()(network)
+    assert not result.modified and result.notes[0].startswith("norm stays: the weight of conv2d is computed in the forward pass")
+
+    def padded(net: Any, x: Tensor) -> Tensor:
+        return F.conv2d(net.norm(x), net.conv.weight, padding=1)
+
+    result = FoldBatchNorm()(made(Net(padded, conv=nn.Conv2d(3, 4, 3), norm=nn.BatchNorm2d(3)), 2, 3, 4, 4))
+    assert not result.modified and result.notes[0].endswith("and conv pads with zeros, to which the norm's shift would have to be added")
+
+
 def twice(net: Any, x: Tensor) -> Tensor:
     y = net.conv(x)
     out: Tensor = net.norm(y) + y

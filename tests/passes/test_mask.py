@@ -155,3 +155,20 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
 def test_text() -> None:
     for text in ("mask{sparsity=0.9,exclude=[head*]},apply-masks", 'mask{pattern="2:4"}'):
         assert str(Pipeline.parse(text)) == text
+
+
+def test_what_no_gradient_reaches_scores_zero() -> None:
+    class Auxiliary(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.head, self.aux = nn.Linear(6, 8), nn.Linear(8, 4), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            x = torch.relu(self.body(x))
+            return (self.head(x), self.aux(x)) if self.training else self.head(x)
+
+    network = fxsparse.trace(Auxiliary().eval(), torch.randn(2, 6))
+    data = [(torch.randn(5, 6), torch.arange(5) % 4)]
+    result = Mask(sparsity=0.5, score="taylor", allocation="global")(network, data=data)
+    assert result.notes[-1] == "no gradient reaches aux.weight; what they hold scores zero"
+    assert not result.network.masks["aux.weight"].any()

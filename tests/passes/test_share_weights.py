@@ -145,3 +145,41 @@ def test_refuses_with_a_sentence() -> None:
     again = ShareWeights()(ShareWeights()(network).network)
     assert not again.modified and "stage.2.conv1 keeps its weight: it is computed, or shared already" in again.notes
     assert str(Pipeline.parse("share-weights{own=1,stages=[layer*]}")) == "share-weights{own=1,stages=[layer*]}"
+
+
+class Padded(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.nn.functional.conv2d(torch.nn.functional.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
+class Branches(nn.Module):
+    """Blocks that are alike and run side by side, in front of a stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sides = nn.ModuleList(Block(6) for _ in range(3))
+        self.stage = nn.Sequential(Block(6), Block(6), Block(6))
+        for block in self.stage:
+            block.conv1 = Padded(6, 6, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.stage(sum(side(x * (i + 1)) for i, side in enumerate(self.sides))).mean((2, 3))
+        return out
+
+
+def test_branches_side_by_side_are_no_stage() -> None:
+    network = fxsparse.trace(Branches().double().eval(), torch.randn(2, 6, 5, 5, dtype=torch.float64))
+    result = ShareWeights(own=1)(network)
+    assert result.notes[0].startswith("4 convolutions use another's weight")
+    assert result.notes[1:] == tuple(f"sides.{i} keeps its weights: it does not run behind sides.{i - 1}" for i in (1, 2))
+    assert ShareWeights(own=1, stages=("stage",))(network).notes == result.notes[:1]
+    shared = result.network.module
+    assert shared.get_parameter("stage.1.conv1.weight") is shared.get_parameter("stage.0.conv1.weight")
+    assert shared.get_parameter("sides.1.conv1.weight") is not shared.get_parameter("sides.0.conv1.weight")
+    x = torch.randn(1, 6, 4, 4, dtype=torch.float64)
+    undone = Pipeline.parse("unshare-weights")(result.network).network
+    assert torch.allclose(undone(x), result.network(x))
+    before = shared(x)
+    with torch.no_grad():
+        shared.get_parameter("stage.2.conv1.scale").add_(1.0)
+    assert not torch.allclose(shared(x), before), "a function with the module's weight is scaled as well"

@@ -16,9 +16,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "negative": ({"stem": [-1]}, r"no living unit -1"),
     "twice": ({"stem": [1, 1]}, r"unit 1 stands twice"),
     "empty": ({"stem": []}, r"left without units"),
-    "not numbers": ({"stem": ["a"]}, r"whole numbers"),
-    "fractions": ({"stem": [0.5]}, r"whole numbers"),
-    "no list": ({"stem": 3}, r"whole numbers"),
+    "not numbers": ({"stem": ["a"]}, r"list of their numbers"),
+    "fractions": ({"stem": [0.5]}, r"list of their numbers"),
+    "no list": ({"stem": 3}, r"list of their numbers"),
     "protected": ({"head": [0]}, r"'head' may not lose a unit: the network's output"),
     "no dict": ([0, 1], r"a plan is a dict"),
 }

@@ -12,14 +12,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import fxsparse
 from fxsparse.passes.phase_dyrelu import dyrelus
 from fxsparse.sparsity.chance import generator
+from fxsparse.sparsity.counting import profile
+from fxsparse.training import Sparsifier
 from fxsparse.training.checkpoint import load_checkpoint, save_checkpoint
 from fxsparse.training.data import Data, Images
-from fxsparse.training.east import Extreme, Parts, finished, parts_of, prepared
+from fxsparse.training.east import Extreme, finished, parts_of, prepared
 from fxsparse.training.recipe import Recipe
 from fxsparse.training.trainer import Trainer
 from tests.training.small import batch, same
@@ -51,8 +54,7 @@ def model() -> nn.Module:
 def trainer(folder: Path | None, recipe: Recipe) -> Trainer:
     pixels, labels = torch.randint(0, 255, (64, 6, 6, 3), generator=generator("pixels"), dtype=torch.uint8), torch.arange(64) % 4
     data = Data(Images(pixels[:48], labels[:48]), Images(pixels[48:], labels[48:]), tuple("abcd"))
-    has = any(isinstance(each, Parts) for each in Trainer(recipe, model=model(), data=data).callbacks)
-    return Trainer(recipe, folder, model=model(), data=data, callbacks=() if has else parts_of(recipe))
+    return Trainer(recipe, folder, model=model(), data=data)
 
 
 @pytest.mark.filterwarnings("ignore:the network falls apart")
@@ -78,18 +80,82 @@ def test_killed_and_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert found.epochs == expected.epochs and found.train_macs == expected.train_macs
     assert "outputs_reached" in found.epochs[-1]
     assert {float(each.beta) for _, each in dyrelus(again.model)} == {0.0}
-    part = next(each for each in again.callbacks if isinstance(each, Parts))
-    assert part.network is not None and isinstance(again.sparsifier, Extreme)
-    result = finished(part.network, again.sparsifier.masks)
+    assert again.network is not None and isinstance(again.sparsifier, Extreme)
+    result = finished(again.network, again.sparsifier.masks)
     x = torch.randn(2, 3, 6, 6)
     assert torch.equal(result.module.eval()(x), again.model.eval()(x))
     assert not any(True for _ in dyrelus(result.module))
 
 
-def test_other_methods_get_no_parts() -> None:
+def test_what_a_recipe_asks_for() -> None:
     assert parts_of(Recipe("none", "none", method="rigl")) == ()
+    (part,) = parts_of(Recipe("none", "none", method="east"))
+    assert (part.dyrelu, part.sharing) == (True, 2)
     (part,) = parts_of(Recipe("none", "none", method="east", options={"dyrelu": False, "sharing": 1}))
     assert (part.dyrelu, part.sharing) == (False, 1)
+    (part,) = parts_of(Recipe("none", "none", method="static", dyrelu=True))
+    assert (part.dyrelu, part.sharing) == (True, 0)
+    (part,) = parts_of(Recipe("none", "none", method="dense", sharing=2))
+    assert (part.dyrelu, part.sharing) == (False, 2)
+
+
+@pytest.mark.filterwarnings("ignore:the network falls apart")
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_what_only_training_needed_is_gone_from_the_result(ema: float, tmp_path: Path) -> None:
+    options = {"density": 0.3, "interval": 2}
+    run = trainer(tmp_path, Recipe("none", "none", method="east", options=options, epochs=4, batch=16, lr=0.05, ema=ema))
+    result = run.run()
+    assert isinstance(run.sparsifier, Extreme) and run.network is not None
+    plain = model()
+    plain.load_state_dict(load_file(tmp_path / "weights.safetensors"))  # the names are those of the model
+    trained = run.model if run.average is None else run.average.module
+    x = torch.randn(4, 3, 6, 6)
+    torch.testing.assert_close(plain.eval()(x), trained.eval()(x), rtol=1e-4, atol=1e-5)
+    again = fxsparse.load(tmp_path / "network", model())
+    assert torch.equal(again.module.eval()(x), plain(x))
+    for name, mask in again.masks.items():
+        assert not plain.state_dict()[name][~mask].any()
+    assert result.dyrelu_parameters == run.sparsifier.dyrelu_parameters > 0
+    assert result.parameters == sum(p.numel() for p in model().parameters()) - 576 + 1  # one convolution less, and a number
+    living, others = sum(run.sparsifier.nonzeros.values()), sum(p.numel() for name, p in plain.named_parameters() if "bias" in name)
+    assert result.nonzeros <= living + others + 1
+    assert result.macs < sum(use.macs for use in profile(plain, x[:1]).uses)
+
+
+@pytest.mark.parametrize("method", ["static", "set", "rigl"])
+def test_the_parts_are_options_of_every_method(method: str, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"density": 0.1, "cyclic": {"cycles": 1, "part": 0.5, "high": 2.0}, "interval": 1}
+    recipe = Recipe("none", "none", method=method, options=options, epochs=4, batch=16, lr=0.05, dyrelu=True, sharing=2)
+    run = trainer(tmp_path, recipe)
+    assert isinstance(run.sparsifier, Sparsifier)
+    size = sum(p.numel() for name, p in model().named_parameters() if "weight" in name)
+    unique = sum(mask.numel() for mask in run.sparsifier.masks.values())
+    assert unique == size - 576 and not any("dyrelu" in name for name in run.sparsifier.masks)
+    seen = {0: sum(run.sparsifier.nonzeros.values())}
+    plain = run._step
+
+    def step(pixels: Tensor, labels: Tensor) -> None:
+        plain(pixels, labels)
+        assert isinstance(run.sparsifier, Sparsifier)
+        seen[run.step] = sum(run.sparsifier.nonzeros.values())
+
+    run._step = step  # type: ignore[method-assign]
+    run.run()
+    least = round(0.1 * size)
+    assert seen[0] == seen[6] == seen[12] == least and seen[3] == 2 * least
+    assert fxsparse.load(tmp_path / "network", model()).edits[0].startswith("share-weights")
+
+
+def test_channels_of_a_network_with_dyrelus_and_shared_weights(tmp_path: Path) -> None:
+    options = {"macs": 0.6, "cycles": 1, "estimate": 2, "explore": 2}
+    recipe = Recipe("none", "none", method="iee-channels", options=options, epochs=4, batch=16, lr=0.05, dyrelu=True, sharing=2, ema=0.9)
+    result = trainer(tmp_path, recipe).run()
+    again = fxsparse.load(tmp_path / "network", model())
+    assert again.macs <= 0.6 * fxsparse.trace(model(), (torch.zeros(1, 3, 6, 6),)).macs
+    assert not any("dyrelu" in key for key in again.module.state_dict())
+    assert result.dyrelu_parameters > 0
+    weights = load_file(tmp_path / "weights.safetensors")
+    assert same(weights, dict(again.module.state_dict()))
 
 
 # ---- two processes ----------------------------------------------------------------------------------------------------------------

@@ -22,14 +22,22 @@ def test_toml_and_python_are_the_same(tmp_path: Path) -> None:
     assert Recipe.from_dict(read.to_dict()) == read
     assert read.difference(read.to_plain()) is None
     assert read.difference({**read.to_plain(), "data": "elsewhere"}) is None  # data may move
-    assert read.difference({**read.to_plain(), "lr": 0.2}) == "lr"
+    assert read.difference({**read.to_plain(), "lr": 0.2}) == "lr was 0.2 and is 1"
 
 
 def test_options_that_are_objects_are_compared_by_their_text() -> None:
     one = Recipe(model="m", data="d", method="set", options={"density": Cosine(0.5, 0.1, end=10)})
     other = Recipe(model="m", data="d", method="set", options={"density": Cosine(0.5, 0.2, end=10)})
     assert one.difference(one.to_plain()) is None
-    assert one.difference(other.to_plain()) == "options"
+    assert str(one.difference(other.to_plain())).startswith("options: density was {'first': 0.5, 'last': 0.2")
+
+
+def test_a_run_that_was_begun_before_an_entry_existed_goes_on() -> None:
+    run = Recipe(model="m", data="d")
+    before = run.to_plain()
+    del before["sharing"]
+    assert run.difference(before) is None
+    assert Recipe(model="m", data="d", sharing=2).difference(before) == "sharing was None and is 2"
 
 
 @pytest.mark.parametrize(
@@ -43,6 +51,15 @@ def test_options_that_are_objects_are_compared_by_their_text() -> None:
         ({"optimizer": "adam"}, "optimizer is 'adam'; choose sgd, adamw"),
         ({"precision": "fp8"}, "choose fp32, bf16, fp16"),
         ({"batch": 10, "accumulate": 3}, "cannot be accumulated in 3 equal parts"),
+        ({"lr": -0.1}, "lr is -0.1; give at least 0$"),
+        ({"lr": float("nan")}, "lr is nan"),
+        ({"momentum": 1.0}, "momentum is 1.0; give at least 0 and below 1"),
+        ({"label_smoothing": 2}, "label_smoothing is 2; give at least 0 and below 1"),
+        ({"ema": 1.5}, "ema is 1.5; give at least 0 and below 1"),
+        ({"milestones": [0.5, 1.5]}, "milestones is .*; give at least 0 and at most 1"),
+        ({"sharing": -1}, "sharing is -1; give at least 0"),
+        ({"mean": [0.5], "std": [0.5, 0.5]}, "do not fit; give one of each for every channel"),
+        ({"std": [0.2, 0.2, 0.0]}, "do not fit"),
         ({"epoch": 3}, "no entry 'epoch'"),
         ({"method": {"density": 0.1}}, "has no name"),
     ],

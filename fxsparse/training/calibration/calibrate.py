@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import copy
-import math
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import Executor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from fxsparse.errors import BudgetError, Error
-from fxsparse.network import trace
-from fxsparse.passes.fold_batch_norm import FoldBatchNorm
-from fxsparse.sparsity.patterns import as_pattern
-from fxsparse.sparsity.targets import find_targets
-from fxsparse.training.calibration.images import Calibration, gather, predictions, recalibrate
+from fxsparse.errors import BudgetError
+from fxsparse.training.calibration.absorb import absorb, pairs
+from fxsparse.training.calibration.distribution import Distribution
+from fxsparse.training.calibration.heads import Heads
+from fxsparse.training.calibration.images import Calibration, alike, gather, recalibrate
 from fxsparse.training.calibration.layerwise import reconstruct
-from fxsparse.training.calibration.objective import OBJECTIVES, augmented
-from fxsparse.training.calibration.search import Distribution, search
+from fxsparse.training.calibration.learn import Progress, learn
+from fxsparse.training.calibration.plan import Plan, planned
+from fxsparse.training.calibration.search import search
 from fxsparse.training.calibration.settings import Settings, settings_of
-from fxsparse.training.evaluate import as_logits
-from fxsparse.training.methods import OneShot
 from fxsparse.training.sparsifier import Sparsifier
-from fxsparse.training.straight_through import StraightThrough
-
-Progress = Callable[[str, int, int], object]  # what is done, how much of it, of how much
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,137 +34,87 @@ class Calibrated:
     masks: dict[str, Tensor]
     distribution: Distribution
     settings: Settings
-    agreement: float  # with the dense model, on the calibration images
+    heads: Heads  # what of the outputs was compared
+    agreement: float  # with the dense model, on the calibration images: the part of equal classes, or of variance that is hit
     seconds: float
     losses: list[float] = field(default_factory=list)  # the mean of each epoch
     searched: list[tuple[list[float], float]] = field(default_factory=list)  # every genome with its fitness
 
     @property
     def sparsity(self) -> float:
-        return 1 - sum(self.distribution.counts.values()) / sum(mask.numel() for mask in self.masks.values())
+        return 1 - self.distribution.total / sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model gives one row of class scores an image, so that it has an accuracy."""
+        return self.heads.plain
 
 
 def calibrate(
     model: nn.Module,
     loader: Iterable[Any],
-    sparsity: float = 0.9,
+    sparsity: float | None = None,
     method: str = "unipts",
     *,
-    executor: Executor | None = None,
+    executor: Executor | int | None = None,
     search_file: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
     **options: Any,
 ) -> Calibrated:
-    """Make a trained classifier sparse after training, from a few thousand images, with labels or without.
+    """Make a trained network sparse after training, from a few thousand images, with labels or without.
 
-    `loader` gives batches of images, or of (images, classes). `method` is unipts, distill, pot, magnitude, magnitude-bn or recommended;
-    every part of it is an option of its own (`Settings`). The search runs on any `executor`, and goes on where `search_file` ends.
+    `loader` gives batches of images, or of (images, classes); for networks that take lists, lists of images. `sparsity` is the part of the
+    weights that goes, 0.9 unless a pattern or a saved distribution says another. `method` is unipts, distill, pot, magnitude, magnitude-bn
+    or recommended; every part of it is an option of its own (`Settings`). The search runs here, in so many processes, or on any
+    `concurrent.futures.Executor`, and goes on where `search_file` ends.
     """
     began = time.perf_counter()
     settings = settings_of(method, options)
-    if not isinstance(sparsity, (int, float)) or not 0 <= sparsity < 1:
-        raise Error(f"sparsity is the part of the weights that goes, at least 0 and below 1, not {sparsity!r}")
-    targets = find_targets(model, exclude=settings.exclude)
-    sizes = {t.name: t.parameter.numel() for t in targets}
-    total = sum(sizes.values()) - round(sparsity * sum(sizes.values()))
-    if total < len(sizes):
-        raise BudgetError(f"a sparsity of {sparsity} leaves {total} weights for {len(sizes)} layers; ask for less, or exclude layers")
-    data = gather(model, loader)
+    plan = planned(model, sparsity, settings)
+    data = gather(model, loader, settings)
     teacher = copy.deepcopy(model).eval()
     for parameter in teacher.parameters():
         parameter.requires_grad_(False)
-    student, searched = copy.deepcopy(model), []
-    allocation = settings.allocation
-    if isinstance(allocation, (str, Path)) and str(allocation).endswith(".json"):
-        allocation = Distribution.load(allocation)
-    if as_pattern(settings.pattern).density is not None:
-        allocation = "uniform"  # the pattern says how much of each layer stays, and nothing is left to search
-    if allocation == "search":
+    searched: list[tuple[list[float], float]] = []
+    if plan.searches:
         say = None if progress is None else lambda done, of, best: progress(f"search (best {best:.1%})", done, of)
         path = None if search_file is None else Path(search_file)
-        allocation, found = search(student, data, total, settings, settings.exclude, executor=executor, path=path, progress=say)
+        chosen, found = search(model, data, plan, settings, executor, path, say)
         searched = found.history
-        total = sum(allocation.counts.values())  # less than asked only by what is smaller than a unit of the pattern
-    density = None if as_pattern(settings.pattern).density is not None else total / sum(sizes.values())
-    if settings.objective == "layer-wise":  # how much each layer keeps is decided before norms are folded and scale its weights
-        chosen, _ = _train(copy.deepcopy(student), teacher, data, density, allocation, settings, progress)
-        student, teacher, allocation = _folded(student, data), _folded(teacher, data), Distribution(chosen.nonzeros)
-    sparsifier, losses = _train(student, teacher, data, density, allocation, settings, progress)
-    masks = dict(sparsifier.masks)
-    empty = [name for name, count in sparsifier.nonzeros.items() if count == 0]
-    if empty:
-        raise BudgetError(f"{empty[0]} would be left without weights; use allocation='erk', less sparsity, or exclude it")
+        plan = replace(plan, allocation=chosen, total=chosen.total)  # less than asked only by what is smaller than a unit of the pattern
+    student = copy.deepcopy(model)
+    losses: list[float] = []
     if settings.objective == "layer-wise":
-        reconstruct(student, teacher, masks, data.inputs, settings)
-    if settings.objective in ("none", "layer-wise") and settings.recalibrate:
-        recalibrate(student, data.inputs)
-    sparsifier.release()
-    student.eval()
-    agreement = float((predictions(student, data.inputs).argmax(1) == data.teacher.argmax(1)).float().mean())
-    distribution = Distribution(dict(sparsifier.nonzeros))
-    return Calibrated(student, masks, distribution, settings, agreement, time.perf_counter() - began, losses, searched)
-
-
-def _folded(model: nn.Module, data: Calibration) -> nn.Module:
-    """The model without the batch norms that can be folded, so that a layer's output is what the next one sees."""
-    training = model.training
-    made = FoldBatchNorm()(trace(model.eval(), data.inputs[:2])).network.module
-    return made.train(training)
-
-
-def _train(
-    student: nn.Module,
-    teacher: nn.Module,
-    data: Calibration,
-    density: float | None,
-    allocation: Any,
-    settings: Settings,
-    progress: Progress | None,
-) -> tuple[Sparsifier, list[float]]:
-    """Learn from the teacher under masks; with no objective, the masks are all that happens."""
-    optimizer = torch.optim.SGD(student.parameters(), lr=settings.lr, momentum=settings.momentum)
-    epochs = settings.epochs if settings.objective in OBJECTIVES else 0
-    batch = min(settings.batch, len(data))
-    per_epoch = len(data) // batch
-    steps = max(1, epochs * per_epoch)
-    kind: Any = {"pattern": settings.pattern, "exclude": settings.exclude, "allocation": allocation, "seed": settings.seed}
-    made: Sparsifier
-    if settings.dynamic and epochs:
-        made = StraightThrough(student, optimizer, density, decay=settings.decay, interval=settings.interval, **kind)
+        made = _layer_wise(student, teacher, data, plan, settings, progress)
     else:
-        made = OneShot(student, optimizer, density, **kind)
-    losses, step, device = [], 0, next(student.parameters()).device
-    student.train()
-    half = torch.autocast(device.type, torch.bfloat16, enabled=settings.precision == "bf16")
-    for epoch in range(epochs):
-        generator = torch.Generator().manual_seed(settings.seed * 100_003 + epoch)
-        order, total = torch.randperm(len(data), generator=generator), 0.0
-        for index in order[: per_epoch * batch].split(batch):
-            for group in optimizer.param_groups:
-                group["lr"] = settings.lr * _rate(step, steps, settings.warmup * per_epoch)
-            images, wanted = data.inputs[index].to(device), data.teacher[index]
-            if settings.augment:
-                images = augmented(images, generator)
-                with torch.no_grad(), half:
-                    wanted = as_logits(teacher(images)).float()
-            with half:
-                given = as_logits(student(images)).float()
-            loss = OBJECTIVES[settings.objective](given, wanted, epoch, settings)
-            optimizer.zero_grad()
-            loss.backward()
-            made.step()
-            total += float(loss.detach())
-            step += 1
-        losses.append(total / per_epoch)
-        if not math.isfinite(losses[-1]):
-            raise Error(f"the loss of epoch {epoch + 1} is {losses[-1]}; ask for a smaller lr than {settings.lr}")
-        if progress is not None:
-            progress("training", epoch + 1, epochs)
-    return made, losses
+        made, losses = learn(student, teacher, data, plan, settings, progress)
+    empty = [name for name, count in made.nonzeros.items() if count == 0]
+    if empty and not settings.allow_empty:
+        raise BudgetError(f"{empty[0]} was left without weights; use allocation='erk', less sparsity, or exclude it")
+    if settings.objective == "none" and settings.recalibrate:
+        recalibrate(student, data.inputs)
+    made.release()
+    student.eval()
+    distribution = Distribution(dict(made.nonzeros))
+    agreement = alike(student, teacher, data)
+    seconds = time.perf_counter() - began
+    return Calibrated(student, dict(made.masks), distribution, settings, data.heads, agreement, seconds, losses, searched)
 
 
-def _rate(step: int, steps: int, warmup: int) -> float:
-    """A linear rise over the warm-up, then half a cosine to 0."""
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+def _layer_wise(
+    student: nn.Module, teacher: nn.Module, data: Calibration, plan: Plan, settings: Settings, progress: Progress | None
+) -> Sparsifier:
+    """Each layer with the norm behind it. How much a layer keeps is decided before norms scale its weights."""
+    made, _ = learn(student, teacher, data, plan, settings, None)
+    made.release()
+    student.load_state_dict(teacher.state_dict())
+    norms = pairs(teacher, data)
+    for model in (student, teacher):
+        absorb(model, norms)
+    if plan.pattern.density is None:
+        plan = replace(plan, allocation=Distribution(made.nonzeros), total=sum(made.nonzeros.values()))
+    made, _ = learn(student, teacher, data, plan, settings, None)
+    reconstruct(student, teacher, made.masks, norms, data, settings, progress)
+    if settings.recalibrate:
+        recalibrate(student, data.inputs, exclude=set(norms.values()))
+    return made

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fxsparse.training.calibration.heads import Heads, Seen, relative_error
 from fxsparse.training.calibration.settings import Settings
 
 
@@ -39,14 +42,25 @@ def matched(student: Tensor, teacher: Tensor, epoch: int, settings: Settings) ->
 OBJECTIVES = {"base-decayed": base_decayed, "distillation": distillation, "matched": matched}
 
 
-def augmented(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each second image mirrored, each moved by up to an eighth of its size over a border of zeros."""
-    count, _, height, width = images.shape
-    reach = max(1, height // 8)
-    padded = F.pad(images, (reach, reach, reach, reach))
-    rows = torch.arange(height) + torch.randint(0, 2 * reach + 1, (count, 1), generator=generator)
-    columns = torch.arange(width).expand(count, width)
-    mirrored = torch.randint(0, 2, (count, 1), generator=generator).bool()
-    columns = torch.where(mirrored, width - 1 - columns, columns) + torch.randint(0, 2 * reach + 1, (count, 1), generator=generator)
-    each = torch.arange(count)
-    return padded[each[:, None, None], :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+def loss_of(heads: Heads, given: Seen, wanted: Seen, epoch: int, settings: Settings, inner: Collection[str] = ()) -> Tensor:
+    """The objective on everything that is compared, in the mean over the outputs. Of values, the relative squared error. What the modules
+    `inner` gave is no output: its mean error counts beside, with the weight `features`."""
+    outputs, features = [], []
+    for name, kind, student, teacher in heads.pairs(given, wanted):
+        if name.partition(":")[0] in inner:
+            features.append(relative_error(student, teacher))
+        elif kind == "values":
+            outputs.append(relative_error(student, teacher))
+        else:
+            outputs.append(OBJECTIVES[settings.objective](_rows(kind, student), _rows(kind, teacher), epoch, settings))
+    loss = torch.stack(outputs).mean()
+    return loss + settings.features * torch.stack(features).mean() if features else loss
+
+
+def _rows(kind: str, scores: Tensor) -> Tensor:
+    """One row for each choice among classes."""
+    if kind == "channels":
+        scores = scores.movedim(1, -1)
+    elif kind == "yes-no":  # a softmax over (x, 0) is the sigmoid of x
+        scores = torch.stack([scores, torch.zeros_like(scores)], -1)
+    return scores.reshape(-1, scores.shape[-1])

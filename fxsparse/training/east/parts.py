@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +15,7 @@ from fxsparse.passes.insert_dyrelu import InsertDyrelu
 from fxsparse.passes.phase_dyrelu import PhaseDyrelu, dyrelus, set_beta
 from fxsparse.passes.remove_dyrelu import RemoveDyrelu
 from fxsparse.passes.share_weights import ShareWeights
+from fxsparse.sparsity.allocation import checked_density
 from fxsparse.sparsity.targets import Target, find_targets, unwrapped
 from fxsparse.training.callbacks import Callback
 from fxsparse.training.east.schedules import fading
@@ -35,9 +37,9 @@ def prepared(model: nn.Module | Network, inputs: Any = None, *, dyrelu: bool = T
 
 
 def finished(network: Network, masks: Mapping[str, Tensor]) -> Network:
-    """The network after training: it knows its masks, and its DyReLUs, which have faded, are gone."""
-    result = network.with_living(network.living)
-    object.__setattr__(result, "masks", {key: mask.clone() for key, mask in masks.items()})
+    """The network after training: it knows its masks, and its DyReLUs, which have faded, are gone. Its weights may still be shared;
+    `unshare-weights` gives them the names that they had before."""
+    result = replace(network.with_living(network.living), masks={key: mask.clone() for key, mask in masks.items()})
     if any(True for _ in dyrelus(result.module)):
         result = RemoveDyrelu()(PhaseDyrelu(beta=0.0)(result).network).network
     return result
@@ -78,27 +80,39 @@ class Parts(Callback):
 
     def __init__(self, *, dyrelu: bool = True, sharing: int = 2, fade: tuple[float, float] = (0.25, 0.5)) -> None:
         self.dyrelu, self.sharing, self.part = dyrelu, sharing, fade
-        self.network: Network | None = None
 
     def attach(self, trainer: Trainer) -> None:
         example = torch.zeros(1, *trainer.data.shape, device=trainer.device)
-        self.network = prepared(trainer.model, (example,), dyrelu=self.dyrelu, sharing=self.sharing, seed=trainer.recipe.seed)
-        trainer.model = self.network.module
+        network = prepared(trainer.model, (example,), dyrelu=self.dyrelu, sharing=self.sharing, seed=trainer.recipe.seed)
+        trainer.model, trainer.network = network.module, network
         self.curve = fading(trainer.steps, *self.part)
 
     def before_step(self, trainer: Trainer) -> None:
         set_beta(trainer.model, self.curve(trainer.step))
         watch = getattr(trainer.sparsifier, "watch", None)
-        if watch is not None and self.network is not None:
-            watch(self.network)
+        if watch is not None and trainer.network is not None:
+            watch(trainer.network)
 
     def after_step(self, trainer: Trainer) -> None:
-        set_beta(trainer.model, self.curve(trainer.step))
+        for model in (trainer.model, trainer.average):  # an average of the dial would fade later
+            if model is not None:
+                set_beta(model, self.curve(trainer.step))
 
 
 def parts_of(recipe: Recipe) -> tuple[Parts, ...]:
-    """What the method `east` does to the model of a run; nothing for other methods."""
-    if recipe.method != "east":
-        return ()
-    given = {key: recipe.options[key] for key in ("dyrelu", "sharing", "fade") if recipe.options.get(key) is not None}
-    return (Parts(**given),)
+    """What a run's recipe does to the model: all of it with the method `east`, unless it says otherwise; with others, what it asks for."""
+    east = recipe.method == "east"
+    given = {key: recipe.options[key] for key in ("dyrelu", "sharing", "fade") if east and recipe.options.get(key) is not None}
+    given = {"dyrelu": east, "sharing": 2 * east} | given
+    given |= {key: value for key in ("dyrelu", "sharing") if (value := getattr(recipe, key)) is not None}
+    return (Parts(**given),) if east or given["dyrelu"] or given["sharing"] else ()
+
+
+def as_unshared(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """The recipe's options of a method, the density being that of the model without sharing; `east` sees to that by itself."""
+    options = dict(recipe.options)
+    density = options.get("density")
+    if recipe.sharing and recipe.method not in ("east", "iee-channels") and isinstance(density, int | float):
+        given = {key: options[key] for key in ("include", "exclude") if key in options}
+        options["density"] = adjusted_density(model, checked_density(density), **given)
+    return options

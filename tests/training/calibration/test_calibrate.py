@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from fxsparse.errors import BudgetError, CheckpointError, Error
 from fxsparse.training import Distribution, calibrate
-from fxsparse.training.calibration.objective import augmented, base_decayed, distillation
-from fxsparse.training.calibration.search import Search, express
+from fxsparse.training.calibration.distribution import express
+from fxsparse.training.calibration.objective import base_decayed, distillation
+from fxsparse.training.calibration.search import Search
 from fxsparse.training.calibration.settings import METHODS, Settings
+from fxsparse.training.calibration.variety import augmented
 
 
 def network() -> nn.Sequential:
@@ -186,7 +188,7 @@ def test_a_distribution_is_saved_and_applied_again(tmp_path: Path) -> None:
         ({"method": "unitps"}, "there is no method 'unitps'; did you mean 'unipts'"),
         ({"epoch": 3}, "calibrate has no option 'epoch'; did you mean 'epochs'"),
         ({"sparsity": 1.0}, "at least 0 and below 1"),
-        ({"sparsity": 0.9999}, "weights for 3 layers; ask for less"),
+        ({"sparsity": 0.9999}, "weights for 3 layers, which need 3; ask for less"),
         ({"loader": batches()[:0]}, "0 calibration images are too few"),
         ({"epochs": 0}, "epochs of calibrate is a whole number"),
         ({"loader": [(x, torch.zeros_like(y)) for x, y in batches()]}, "3 of 4 classes are missing"),

@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fxsparse.training.calibration.objective import OBJECTIVES, augmented
+from fxsparse.training.calibration.objective import OBJECTIVES
 from fxsparse.training.calibration.settings import Settings
+from fxsparse.training.calibration.variety import augmented
 
 
 def gradient(name: str, epoch: int) -> tuple[Tensor, Tensor, Tensor]:

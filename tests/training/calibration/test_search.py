@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fxsparse.errors import BudgetError, CheckpointError
-from fxsparse.training.calibration.search import Distribution, Search, express
+from fxsparse.training.calibration.distribution import Distribution, express
+from fxsparse.training.calibration.search import Search
 from fxsparse.training.calibration.settings import Settings
 
 NAMES, SIZES, TOTAL = ("a", "b", "c"), (400, 1000, 60), 146
