@@ -6,6 +6,7 @@ python examples/timm_vit.py --macs 0.5
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -39,14 +40,14 @@ def accuracy(model: nn.Module, images: Tensor, classes: Tensor) -> float:
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     options.add_argument("--macs", type=float, default=0.5, help="the share that is left")
-    options.add_argument("--steps", type=int, default=150, help="of training; half as many of fine-tuning")
+    options.add_argument("--steps", type=int, default=200, help="of training; half as many of fine-tuning")
     given = options.parse_args()
     torch.manual_seed(0)
 
     found = load_digits()
     images = torch.tensor(found.images, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1) / 8 - 1
     classes = torch.tensor(found.target)
-    shape = {"img_size": 8, "patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 6}
+    shape: dict[str, Any] = {"img_size": 8, "patch_size": 2, "embed_dim": 96, "depth": 4, "num_heads": 6}
     model = build("timm:vit_tiny_patch16_224", num_classes=10, **shape).model  # the architecture alone: nothing is downloaded
     fit(model, images[300:], classes[300:], given.steps, lr=1e-3)
 
@@ -62,7 +63,7 @@ def main() -> None:
     for group in net.groups:
         if group.prunable and len(small.group(group.name).units) < len(group.units):
             table.add_row(group.name, group.kind, str(len(group.units)), str(len(small.group(group.name).units)))
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     console.print(f"MACs {net.macs:,} -> {small.macs:,}, parameters {net.parameter_count:,} -> {small.parameter_count:,}")
     console.print(f"accuracy {before[0]:.1%}, pruned {before[1]:.1%}, fine-tuned {accuracy(small.module, images[:300], classes[:300]):.1%}")

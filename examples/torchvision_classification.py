@@ -74,7 +74,7 @@ def main() -> None:
     row("pruned", small)
     train(small.module, images[held:], classes[held:], max(given.epochs // 2, 1), lr=3e-4)
     row("pruned, fine-tuned", small)
-    console = Console()
+    console = Console(soft_wrap=True)
     console.print(table)
     console.print(result.notes[0], f"proof: {proof}", sep="\n")
 

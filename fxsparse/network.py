@@ -22,12 +22,14 @@ from fxsparse.axes.solve import solve
 from fxsparse.channels.costs import network_macs, network_parameters, with_costs
 from fxsparse.channels.groups import Group, Structure, group
 from fxsparse.channels.view import to_networkx
+from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.feasible import feasible
 from fxsparse.surgery.growth import initialised
 from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
+from fxsparse.surgery.silence import Choice
 from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
 from fxsparse.tracing.garbage import collected_later
@@ -51,6 +53,7 @@ class Origin:
     notes: tuple[str, ...]
     islands: tuple[str, ...]
     original: type[nn.Module]
+    silences: dict[str, Choice | str] = field(default_factory=dict)  # group -> what is zero in a grown unit, or why nothing can be
 
 
 class Kept(Mapping[str, dict[int, list[int]]]):
@@ -163,8 +166,11 @@ class Network:
         wanted: dict[str, tuple[int, ...]] = {}
         for name, units in grow.items():
             checked(structure, {name: self.living.get(name, (0,))}, {**self.living})
-            missing = sorted(set(everything[name]) - set(self.living[name]))
-            wanted[name] = tuple(sorted({*self.living[name], *numbers(name, units, missing or [-1])}))
+            chosen = numbers(name, units, everything[name])
+            there = sorted(set(chosen) & set(self.living[name]))
+            if there:
+                raise PlanError(f"unit {there[0]} of group {name!r} has not been removed; name units that are gone")
+            wanted[name] = tuple(sorted({*self.living[name], *chosen}))
         return self.with_living({**self.living, **wanted}, init)
 
     @collected_later()

@@ -45,6 +45,8 @@ class Book:
     algebra: Algebra
     roles: dict[int, str] = field(default_factory=dict)  # factor uid -> produces | consumes
     statistics: set[int] = field(default_factory=set)  # uids of factors over which some norm takes its statistics
+    meetings: set[int] = field(default_factory=set)  # uids of factors that are summed over where no weight consumes them
+    consumers: set[int] = field(default_factory=set)  # uids of factors of weights along which something is summed over
     alike: set[int] = field(default_factory=set)  # uids of factors that no weight makes: copies of one value
 
 
@@ -121,6 +123,10 @@ class Site:
 
     def freeze(self, axis: Axis, why: str) -> None:
         self.algebra.freeze(axis, f"{self.call.name.partition('.')[2]} {why}")
+
+    def meeting(self, *axes: Axis) -> None:
+        """The operator sums over these axes of activations: no weight could silence a coordinate."""
+        self.book.meetings.update(factor.uid for axis in axes for factor in axis)
 
     def role(self, axis: Axis, role: str) -> None:
         """What an axis of a weight does; a weight that is used in two ways does the stronger of the two."""

@@ -142,6 +142,9 @@ class Matcher:
     def roles(self, operands: Sequence[Ref | None]) -> None:
         made = {letter for entries in self.spec.results for entry in entries for letter in entry.letters}
         contracted = {letter for letter, uses in self.uses.items() if len(uses) > 1 and letter not in made}
+        for letter in contracted:
+            if sum(self.uses[letter]) != 1:
+                self.site.meeting(self.bound[letter])
         # Where weights are multiplied with weights (low rank, spectral norm), the first holds the unit, and the second consumes it.
         held = {letter for letter in contracted if all(self.uses[letter])}
         for ref, entries in zip(operands, self.spec.operands, strict=False):
@@ -153,6 +156,7 @@ class Matcher:
                     held -= set(entry.letters)
                 elif set(entry.letters) & contracted:
                     self.site.role(axis, "consumes")
+                    self.site.book.consumers.update(factor.uid for factor in axis)
                 elif set(entry.letters) & made:
                     self.site.role(axis, "produces")
 

@@ -76,6 +76,8 @@ def as_criterion(said: Any, seed: int = 0) -> Criterion:
 def scored(criterion: Criterion, network: Network, groups: Sequence[str], data: Data) -> dict[str, Scores]:
     """The scores of these groups, checked: one finite number for each living unit."""
     found = criterion(network, groups, data)
+    if not isinstance(found, Mapping):
+        raise PassError(f"a criterion gives a table of scores, group name -> a number for each living unit, not a {type(found).__name__}")
     result: dict[str, Scores] = {}
     for name in groups:
         if name not in found:
@@ -84,10 +86,9 @@ def scored(criterion: Criterion, network: Network, groups: Sequence[str], data: 
         array = np.asarray(values.detach().cpu().numpy() if isinstance(values, Tensor) else values, dtype=np.float64).reshape(-1)
         if len(array) != len(network.living[name]):
             raise PassError(f"the criterion gave {len(array)} scores for the {len(network.living[name])} living units of group {name!r}")
-        if np.isnan(array).any():
-            raise PassError(
-                f"the criterion gave NaN for unit {network.living[name][int(np.isnan(array).argmax())]} of group {name!r}; "
-                "look for NaN in its weights or gradients"
-            )
+        wrong = np.flatnonzero(np.isnan(array)).tolist()
+        if wrong:
+            which = f"unit {network.living[name][wrong[0]]}" if len(wrong) == 1 else f"{len(wrong)} units"
+            raise PassError(f"the criterion gave NaN for {which} of group {name!r}; look for NaN in its weights or gradients")
         result[name] = np.nan_to_num(array)
     return result

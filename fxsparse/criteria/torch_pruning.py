@@ -29,7 +29,13 @@ class TorchPruning:
         self._give_gradients(network, data)
         found: dict[str, Scores] = {}
         for name in groups:
-            scores = self.importance(self._group(peer, units, name))
+            try:
+                scores = self.importance(self._group(peer, units, name))
+            except Exception as error:
+                hint = "" if data.batches is not None else "; where it reads gradients, give data=loader"
+                raise PassError(
+                    f"{type(self.importance).__name__} failed on group {name!r}: {type(error).__name__}: {error}{hint}"
+                ) from error
             if scores is None:
                 raise PassError(
                     f"{type(self.importance).__name__} has nothing to say of group {name!r}; protect it, or use another criterion"

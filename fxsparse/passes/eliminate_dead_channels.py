@@ -30,8 +30,8 @@ class EliminateDeadChannels(Pass):
     `apply-masks`.
 
     Guarantees the same function, checked in float64 on the example inputs. Left alone, with the reason: channels over which a norm takes
-    its statistics, constants in front of depthwise and transposed convolutions with borders, the last unit of a group. What is grown back
-    later says nothing either: the weights that would read a constant that has moved are zero.
+    its statistics (of a group norm, whole groups may go), constants in front of depthwise and transposed convolutions with borders, the
+    last unit of a group. What is grown back later says nothing either: the weights that would read a constant that has moved are zero.
 
     Example: `mask{sparsity=0.98},eliminate-dead-channels`
     """

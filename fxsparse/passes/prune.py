@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -99,8 +99,16 @@ class Prune(Pass):
             part = first * (target / first) ** (step / self.steps)
             result = self._shrunk(result, meter, part, context)
             if context.between is not None and step < self.steps:
-                result = context.between(result)
+                result = self._between(context.between, result)
         return PassResult(result, True, (*self._reached(meter, first, target, result), *changes(network, result), *self._left(network)))
+
+    def _between(self, work: Callable[[Network], Network], network: Network) -> Network:
+        """What is done between two steps may change values alone."""
+        made: object = work(network)
+        if not isinstance(made, Network) or made.origin is not network.origin or made.living != network.living:
+            what = "another network" if isinstance(made, Network) else f"a {type(made).__name__}"
+            raise PassError(f"{self.name}: between gets the network after each step, may train it, and returns it; it returned {what}")
+        return made
 
     def _to_latency(self, network: Network, context: Context) -> PassResult:
         assert self.latency is not None

@@ -16,8 +16,8 @@ from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import matches
 from fxsparse.passes.prune import changes
-from fxsparse.surgery.growth import over_statistics
 from fxsparse.surgery.plan import nearest
+from fxsparse.surgery.silence import may_be_silent
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Regrow(Pass):
         """Groups that the pass would choose by itself, and that cannot grow without changing the function."""
         if self.init != "zero" or self.groups is not None or self.counts is not None:
             return []
-        return [name for name in missing if over_statistics(network, name)]
+        return [name for name in missing if not may_be_silent(network, name)]
 
     def _missing(self, network: Network) -> dict[str, list[int]]:
         gone = {}

@@ -24,7 +24,7 @@ from fxsparse.version import __version__
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("fxsparse.report"),
-    autoescape=True,
+    autoescape=False,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     keep_trailing_newline=False,

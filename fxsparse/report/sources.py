@@ -132,11 +132,16 @@ def _number(value: object) -> bool:
 
 
 def _joined(runs: Mapping[Path, Run], benches: Sequence[Bench]) -> Sources:
-    """Latencies go to the runs that were measured; contenders that are no run of the report become runs of their own."""
+    """Latencies go to the runs that were measured, or to what they were made from; other contenders become runs of their own."""
     made = list(_named_apart(runs.values()))
     for bench in benches:
         for row in bench.rows:
             index = next((i for i, (path, run) in enumerate(runs.items()) if _is(row["name"], path, run)), None)
+            origins = [i for i, run in enumerate(made) if run.before and run.model == row["name"]]
+            if index is None and origins:  # what those runs were made from
+                for i in origins:
+                    made[i] = replace(made[i], before={**made[i].before, "latency_ms": row["median_ms"]})
+                continue
             if index is None:
                 index = next((i for i, run in enumerate(made) if i >= len(runs) and run.name == row["name"]), None)
             if index is None:

@@ -42,15 +42,25 @@ class Reference:
 
 
 def run_reference(
-    module: nn.Module, args: Any, kwargs: Mapping[str, Any], state: Mapping[str, Tensor], taint: Taint, probes: Sequence[str] = ()
+    module: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    state: Mapping[str, Tensor],
+    taint: Taint,
+    probes: Sequence[str] = (),
+    *,
+    spend: bool = False,
 ) -> Reference:
-    """Run `module` in eval mode and float64 with this state, clean and tainted; results of the `probes`, submodules, count as outputs."""
-    twin = double_copy(module).eval()
+    """Run `module` in eval mode and float64 with this state, clean and tainted; results of the `probes`, submodules, count as outputs.
+
+    A state to `spend` is tainted itself, and not a copy of it; for modules that do not write to their tensors.
+    """
+    twin = double_copy(module, hollow=True).eval()
     watch = _Watch(twin)
     with watch.modules():
-        clean = run_in_double(twin, state, args, kwargs, watch, probes)
+        clean = run_in_double(twin, state, args, kwargs, watch, probes, spend=spend)
     watch.check(clean[0])
-    outputs = run_in_double(twin, tainted_state(state, taint), args, kwargs, _Tainted(), probes)
+    outputs = run_in_double(twin, tainted_state(state, taint, spend=spend), args, kwargs, _Tainted(), probes, spend=True)
     final = len(outputs[0])
     flat, flat_clean = [t for line in outputs for t in line], [t for line in clean for t in line]
     reached = tuple(i for i, t in enumerate(flat[:final]) if bool(t.isnan().any()))
@@ -61,11 +71,18 @@ def run_reference(
 
 
 def run_in_double(
-    twin: nn.Module, state: Mapping[str, Tensor], args: Any, kwargs: Mapping[str, Any], mode: TorchDispatchMode, probes: Sequence[str] = ()
+    twin: nn.Module,
+    state: Mapping[str, Tensor],
+    args: Any,
+    kwargs: Mapping[str, Any],
+    mode: TorchDispatchMode,
+    probes: Sequence[str] = (),
+    *,
+    spend: bool = False,
 ) -> list[list[Tensor]]:
-    """The tensors among the outputs, and those among the results of each probed submodule, call by call."""
+    """The tensors among the outputs, and those among the results of each probed submodule, call by call. A state to `spend` is used itself."""
     args, kwargs = tree_map_only(Tensor, lambda t: _widened(t.clone()), (args, dict(kwargs)))
-    own = {id(t): t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
+    own = {id(t): t if spend else t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
     seen: list[list[Tensor]] = []
 
     def note(module: nn.Module, inputs: Any, out: Any) -> None:
@@ -97,11 +114,13 @@ def _plain_kernels() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def tainted_state(state: Mapping[str, Tensor], taint: Taint) -> dict[str, Tensor]:
-    """A copy with NaN at the tainted coordinates; a tensor that has two names is tainted under both."""
+def tainted_state(state: Mapping[str, Tensor], taint: Taint, *, spend: bool = False) -> dict[str, Tensor]:
+    """A copy, or a state to `spend` itself, with NaN at the tainted coordinates; a tensor that has two names is tainted under both."""
     made: dict[int, Tensor] = {}
     for key, tensor in state.items():
-        value = made.setdefault(id(tensor), tensor.clone())
+        if id(tensor) not in made:
+            made[id(tensor)] = tensor if spend else tensor.clone()
+        value = made[id(tensor)]
         if value.is_floating_point():
             for axis, coordinates in taint.get(key, {}).items():
                 value.index_fill_(axis, torch.as_tensor(list(coordinates), dtype=torch.int64), torch.nan)

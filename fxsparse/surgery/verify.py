@@ -21,6 +21,7 @@ from fxsparse.surgery.journal import Places, take
 from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
 from fxsparse.surgery.reference_state import GAIN
 from fxsparse.tracing.copies import double_copy
+from fxsparse.tracing.tape import Ref
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -65,7 +66,7 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
         state = randomised_state(wide.module, seed, gain)
         taint, cut = _taint(wide, narrow, state), _cut(wide, narrow, state)
         try:
-            reference = run_reference(wide.module, args, kwargs, state, taint, probes)
+            reference = run_reference(wide.module, args, kwargs, state, taint, probes, spend=not _writes(wide))
             outputs = _run(narrow.module, cut, args, kwargs, probes)
         except (RuntimeError, ValueError, IndexError) as error:
             raise VerificationError(f"the proof could not be run: {type(error).__name__}: {error}") from error
@@ -77,6 +78,18 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
             if gain == GAINS[-1] or _apart(flat, [t for line in nudged for t in line]) <= tolerance:
                 raise
     raise AssertionError
+
+
+def _writes(network: Network) -> bool:
+    """Whether a forward pass may write to parameters, buffers, or what is made of them alone: then each run needs numbers of its own."""
+    for each in network.origin.structure.reading.tapes:
+        for call in each.tape.calls if each.tape.mode == "eval" else ():
+            if call.op.namespace == "module":  # nobody has looked into it
+                return True
+            for said, value in zip(call.op._schema.arguments, call.args, strict=False) if call.op._schema.is_mutable else ():
+                if said.alias_info is not None and said.alias_info.is_write and isinstance(value, Ref) and value.id in each.weights:
+                    return True
+    return False
 
 
 def _nudged(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -209,8 +222,9 @@ def _gone(wide: Network, narrow: Network, axis: Axis) -> Atoms:
 
 
 def _cut(wide: Network, narrow: Network, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same random numbers in the narrow network's shapes; tied names share one tensor."""
+    """The same random numbers in the narrow network's shapes; tied names share one tensor. Gathers keep their own indices."""
     made: dict[int, Tensor] = {}
+    state = {key: value for key, value in state.items() if not key.rpartition(".")[2].startswith("_gather_")}
     for key, value in state.items():
         if id(value) not in made:
             made[id(value)] = take(value, _positions(wide, narrow, key))
@@ -218,7 +232,7 @@ def _cut(wide: Network, narrow: Network, state: dict[str, Tensor]) -> dict[str, 
 
 
 def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any, probes: list[str]) -> list[list[Tensor]]:
-    return run_in_double(double_copy(module).eval(), state, args, kwargs, InDouble(), probes)
+    return run_in_double(double_copy(module, hollow=True).eval(), state, args, kwargs, InDouble(), probes)
 
 
 def _living_part(tensor: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ SHOWN = 15  # layers of a profile on the screen; --json holds all
 def show(console: Console, result: dict[str, Any], timed: dict[str, Timing]) -> None:
     about = result["engine"]
     precisions = ", ".join(dict.fromkeys(line["precision"] for line in result["contenders"]))
-    table = Table(title=f"{about['engine']} {about['version']}, {about['threads']} threads, {precisions}", title_justify="left")
+    threads = f"{about['threads']} thread{'s' if about['threads'] != 1 else ''}"
+    table = Table(title=f"{about['engine']} {about['version']}, {threads}, {precisions}", title_justify="left")
     table.add_column("", overflow="fold")
     for name in ("median ms", "p90", "p99", "variation", "ratio to the first (95 %)"):
         table.add_column(name, justify="right")

@@ -12,11 +12,13 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxsparse.errors import Error
 from fxsparse.models import build
+from fxsparse.sparsity.counting import nonzeros
 from fxsparse.tools.options import Json, Model, Threads
+from fxsparse.tools.outputs import whole, write_origin
 from fxsparse.tools.train import pairs
 from fxsparse.training.augment import Normalise
 from fxsparse.training.calibration import METHODS
@@ -24,19 +26,25 @@ from fxsparse.training.calibration import calibrate as run
 from fxsparse.training.data import load_data
 from fxsparse.training.evaluate import evaluate
 
+USUAL = 2048
+
 
 def calibrate(
     model: Model,
     weights: Annotated[Path, typer.Option("--weights", help="The trained model's state dict.")],
     data: Annotated[str, typer.Option("--data", help="torchvision's CIFAR-10 folder, class folders in train/ and test/, or digits.")],
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for weights.safetensors, distribution.json and result.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for weights.safetensors, distribution.json, result.json and report.json.")
+    ] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="The part of the weights that goes; 0.9, unless a pattern or a saved distribution says it.")
     ] = None,
     method: Annotated[str, typer.Option(help=f"{', '.join(METHODS)}.")] = "recommended",
-    images: Annotated[int, typer.Option(min=1, help="Calibration images, drawn from the training images.")] = 2048,
+    images: Annotated[
+        int | None, typer.Option(min=1, help=f"Calibration images, drawn from the training images; {USUAL:,}, or all if there are fewer.")
+    ] = None,
     labels: Annotated[bool, typer.Option("--labels/--no-labels", help="Use the images' classes, or do without them.")] = True,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the calibration images.")] = None,
     allocation: Annotated[str | None, typer.Option(help="search, erk, uniform, global, or a saved distribution.json.")] = None,
     pattern: Annotated[str | None, typer.Option(help="unstructured, 2:4 and the like.")] = None,
     option: Annotated[
@@ -48,7 +56,7 @@ def calibrate(
         typer.Option("--normalise/--no-normalise", help="Images less ImageNet's mean, by its deviation; or from 0 to 1, as detectors."),
     ] = True,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes of the search; one a thread unless said otherwise.")] = None,
-    seed: Annotated[int, typer.Option()] = 0,
+    seed: Annotated[int, typer.Option(help="For the images that are drawn, and for the search.")] = 0,
     as_json: Json = False,
     threads: Threads = None,
 ) -> None:
@@ -66,9 +74,10 @@ def calibrate(
         torch.set_num_threads(threads)
     dense = build(model, weights).model
     found, scaled = load_data(data, size=size), Normalise() if normalise else Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    if images > len(found.train):
-        raise Error(f"{data} has {len(found.train):,} training images, and {images:,} were asked for; ask for fewer with --images")
-    chosen = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))[:images]
+    count = images or min(USUAL, len(found.train))
+    if count > len(found.train):
+        raise Error(f"{data} has {len(found.train):,} training images, and {count:,} were asked for; ask for fewer with --images")
+    chosen = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))[:count]
     pixels, classes = found.train[chosen]
     batches: list[Any] = [(scaled(pixels[i : i + 256]), classes[i : i + 256]) for i in range(0, len(chosen), 256)]
     if not labels:
@@ -86,7 +95,7 @@ def calibrate(
 
         file = None if out is None else out / "search.json"
         result = run(dense, batches, sparsity, method, executor=workers or _free(threads), search_file=file, progress=progress, **options)
-    said = {
+    said: dict[str, Any] = {
         "model": model,
         "method": method,
         "sparsity": result.sparsity,
@@ -98,10 +107,14 @@ def calibrate(
     if result.classifies:
         said["accuracy_dense"], said["accuracy"] = (evaluate(each, found.test, scaled)[0] for each in (dense, result.model))
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        save_file(_apart(result.model.state_dict()), out / "weights.safetensors")
-        result.distribution.save(out / "distribution.json")
-        (out / "result.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+        before, after = (_measures(each) for each in (dense, result.model))
+        if result.classifies:
+            before, after = before | {"accuracy": said["accuracy_dense"]}, after | {"accuracy": said["accuracy"]}
+        with whole(out) as draft:
+            save_file(_apart(result.model.state_dict()), draft / "weights.safetensors")
+            result.distribution.save(draft / "distribution.json")
+            (draft / "result.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
+            write_origin(draft, out.resolve().name, model=model, before=before, measures=after)
     if as_json:
         typer.echo(json.dumps(said, indent=1))
         return
@@ -113,6 +126,10 @@ def calibrate(
         console.print(f"{result.agreement:.2%} of the variance of the dense network's outputs is hit on the calibration images")
     if out is not None:
         console.print(f"written: {out}", markup=False)
+
+
+def _measures(model: nn.Module) -> dict[str, float]:
+    return {"parameters": sum(p.numel() for p in model.parameters()), "nonzeros": sum(nonzeros(model).values())}
 
 
 def _free(threads: int | None) -> int:

@@ -54,7 +54,7 @@ class Contender:
     def require_profile(self, macs: bool) -> None:
         """Whether its layers can be timed, and their MACs are known, is said before minutes of measuring."""
         if not isinstance(self.engine, OnnxRuntime) and (macs or not isinstance(self.built, Running)):
-            known = "onnxruntime" if macs else "onnxruntime and tensorrt"
+            known = "onnxruntime" if macs else "onnxruntime or tensorrt"
             raise LoweringError(f"{self.engine.name} does not tell the times of layers; --engine may be {known} for this")
 
     def profile(self) -> tuple[LayerTime, ...]:

@@ -94,7 +94,11 @@ def script_for(out: Path, threads: int, quick: bool = False) -> str:
     """The text of the script, with the settings of the command line in it."""
     text = (importlib.resources.files("fxsparse.tools") / "demo_script.py").read_text(encoding="utf-8")
     changes = QUICK if quick else {}
-    for old, new in {**changes, 'Path("fxsparse-demo")': f"Path({str(out)!r})", ", 1, Console()": f", {threads}, Console()"}.items():
+    for old, new in {
+        **changes,
+        'Path("fxsparse-demo")': f"Path({json.dumps(str(out), ensure_ascii=False)})",
+        ", 1, Console()": f", {threads}, Console()",
+    }.items():
         assert old in text, old
         text = text.replace(old, new)
     return text

@@ -14,7 +14,8 @@ from fxsparse.channels.costs import network_macs, network_parameters
 from fxsparse.channels.groups import Group
 from fxsparse.channels.view import write
 from fxsparse.network import Network
-from fxsparse.tools.options import Json, Model, Shape, Threads, Weights, traced
+from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
+from fxsparse.tools.outputs import whole_file
 
 POSITIONS = "works along k"  # protected kernel positions are no news
 
@@ -22,6 +23,7 @@ POSITIONS = "works along k"  # protected kernel positions are no news
 def inspect(
     model: Model,
     weights: Weights = None,
+    saved: Saved = None,
     shape: Shape = None,
     graph: Annotated[
         Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot, or .svg (with Graphviz).")
@@ -32,11 +34,16 @@ def inspect(
 ) -> None:
     """Show which channels hang together, what a unit costs, and what is protected, with reasons.
 
-    Example: fxsparse inspect torchvision:resnet50 --graph resnet50.graphml
+    Examples:
+
+      fxsparse inspect torchvision:resnet50 --graph resnet50.graphml
+
+      fxsparse inspect torchvision:resnet50 --saved small/
     """
-    network = traced(model, weights, shape, threads)
+    network = traced(model, weights, shape, threads, saved)
     if graph is not None:
-        write(network.to_networkx(), graph)
+        with whole_file(graph) as draft:
+            write(network.to_networkx(), draft)
     if as_json:
         typer.echo(json.dumps(summary(model, network), indent=1))
     else:
@@ -68,7 +75,7 @@ def summary(model: str, network: Network) -> dict[str, Any]:
 
 
 def show(model: str, network: Network, everything: bool) -> None:
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     structure, prediction = network.origin.structure, network.prediction
     prunable = [group for group in network.groups if group.prunable]
     table = Table(title=f"{model}: {len(prunable)} groups that may lose units", title_justify="left")

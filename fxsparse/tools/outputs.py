@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from fxsparse.engines import export_onnx
 from fxsparse.errors import Error, LoweringError
 from fxsparse.network import Network
-from fxsparse.report import Run, Sources, run_of, write_page, write_run
+from fxsparse.report import Run, Sources, environment, run_of, write_page, write_run
 from fxsparse.saving import save
 from fxsparse.surgery.verify import Proof
 from fxsparse.tools.progress import progress_bar
@@ -65,7 +66,7 @@ def write_network(
             measures={**run.measures, "bytes": float(size)},
             proofs=tuple(map(str, proofs)),
             notes=(*notes, *missing),
-            commands=_next(out, model, before, exported=(draft / ONNX).exists()),
+            commands=_next(out, model, before, runs=not missing, exported=(draft / ONNX).exists()),
         )
         write_report(run, draft)
         files = tuple(sorted(file.name for file in draft.iterdir()))
@@ -75,19 +76,24 @@ def write_network(
     return Written(files, tuple(missing))
 
 
+def write_origin(folder: Path, name: str, **known: Any) -> None:
+    """report.json of a run that leaves no network behind, or one that its other files tell of: what was typed, where, and what came out."""
+    write_run(Run(name=name, command=command_line(), environment=environment(), **known), folder / DATA)
+
+
 def write_report(run: Run, folder: Path) -> None:
     """report.json, which `fxsparse report` reads again, and report.html."""
     write_run(run, folder / DATA)
     write_page(Sources((run,)), folder / PAGE, title=f"fxsparse: {run.name}")
 
 
-def _next(out: Path, model: str, before: Network, *, exported: bool) -> tuple[str, ...]:
-    """What one may want to type after `prune`."""
+def _next(out: Path, model: str, before: Network, *, runs: bool, exported: bool) -> tuple[str, ...]:
+    """What one may want to type after `prune`. What cannot be exported does not run on the usual engine, either."""
     if before.living != {name: group.units for name, group in before.origin.structure.groups.items()}:
         return ()  # `before` came from a folder, which the commands would have to name
     folder = f"{out}/"
-    lines = [["fxsparse", "bench", model, folder, "--model", model]]
-    if not exported:
+    lines = [["fxsparse", "bench", model, folder, "--model", model]] if runs else []
+    if runs and not exported:
         lines.append(["fxsparse", "export", model, "--saved", folder, "--out", f"{out / ONNX}"])
     lines.append(["fxsparse", "report", folder, "--out", PAGE])
     return tuple(map(shlex.join, lines))
@@ -122,6 +128,8 @@ def whole(folder: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A draft of one file, likewise."""
+    if path.is_dir():
+        raise Error(f"{path} is a folder; give a file")
     with whole(path.parent) as draft:
         yield draft / path.name
 

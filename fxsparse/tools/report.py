@@ -52,6 +52,7 @@ def report(
     for run in found.runs:
         changed = sum(group.changed for group in run.groups)
         parts = [f"{changed} of {len(run.groups)} groups changed"] * bool(run.groups) + [f"{len(run.epochs)} epochs"] * bool(run.epochs)
+        parts += [f"{len(run.densities)} tensors with zeros"] * bool(run.densities)
         console.print(f"{run.name}: {', '.join(parts) or 'measures alone'}")
     console.print(f"written: {out} ({out.stat().st_size:,} bytes)")
 

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from fxsparse.errors import Error
 from fxsparse.tools.options import Json, Threads
+from fxsparse.tools.outputs import write_origin
 from fxsparse.training.distributed import rank
 from fxsparse.training.recipe import Recipe, read_recipe
 from fxsparse.training.registry import NAMES
@@ -25,7 +26,9 @@ Set = Annotated[list[str] | None, typer.Option("--set", metavar="ENTRY=VALUE", h
 
 def train(
     recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE.toml]", help="A recipe; flags win over it.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Folder for metrics.jsonl, checkpoints, result.json and weights.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder for metrics.jsonl, checkpoints, result.json, report.json and weights.")
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="torchvision:resnet18, timm:NAME, fxsparse:resnet20, or package.module:factory.")
     ] = None,
@@ -35,13 +38,13 @@ def train(
     option: Annotated[
         list[str] | None, typer.Option("--option", metavar="NAME=VALUE", help="An option of the method; may be repeated.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
     batch: Annotated[int | None, typer.Option(min=1, help="Images of one step, all processes together.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw.")] = None,
-    lr: Annotated[float | None, typer.Option()] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate at the start.")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
     weights: Annotated[str | None, typer.Option(help="A state dict to start from.")] = None,
-    seed: Annotated[int | None, typer.Option()] = None,
+    seed: Annotated[int | None, typer.Option(help="For weights, order, augmentation and masks.")] = None,
     entries: Set = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out, if there is one.")] = False,
     threads: Threads = None,
@@ -65,12 +68,17 @@ def train(
     if method is not None:
         given["method"] = method
     chosen = Recipe.from_dict(given)
+    defaults = Recipe(model="", data="").to_plain()
     began = _join()
     try:
         console = Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
         result = Trainer(chosen, out, console=console).run(resume=resume)
         if rank() != 0:
             return
+        if out is not None:
+            changed = {name: value for name, value in chosen.to_plain().items() if value != defaults.get(name)}
+            written = ", ".join(f"{name}={json.dumps(value)}" for name, value in changed.items())
+            write_origin(out, out.resolve().name, model=chosen.model, provenance=(f"recipe: {written}",))
         if as_json:
             typer.echo(json.dumps(result.to_dict(), indent=1))
         else:

@@ -102,13 +102,16 @@ def shared_copy(module: nn.Module) -> nn.Module:
     return copy_with(module, lambda tensor: tensor)
 
 
-def double_copy(module: nn.Module) -> nn.Module:
-    """A copy on the CPU in which floating-point tensors are float64, those that some old parametrizations compute and keep included."""
+def double_copy(module: nn.Module, *, hollow: bool = False) -> nn.Module:
+    """A copy on the CPU in which floating-point tensors are float64, those that some old parametrizations compute and keep included. The
+    parameters of a `hollow` one have shapes, but no memory: others are given to each call."""
 
     def double(tensor: Tensor) -> Tensor:
         dtype = torch.float64 if tensor.is_floating_point() else torch.complex128 if tensor.is_complex() else tensor.dtype
-        made = tensor.detach().to("cpu", dtype, copy=True)
-        return nn.Parameter(made, requires_grad=tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+        if not isinstance(tensor, nn.Parameter):
+            return tensor.detach().to("cpu", dtype, copy=True)
+        made = torch.zeros((), dtype=dtype).expand(tensor.shape) if hollow else tensor.detach().to("cpu", dtype, copy=True)
+        return nn.Parameter(made, requires_grad=tensor.requires_grad)
 
     return copy_with(module, double)
 

@@ -121,6 +121,7 @@ class Recorder(TorchDispatchMode):
             if answer is not None:
                 made = answer(*args, **kwargs)
                 if made is not NotImplemented:
+                    self.tape.guessed = True
                     return made
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one

@@ -71,6 +71,7 @@ class Tape:
     inputs: tuple[Ref, ...] = ()
     outputs: tuple[Ref, ...] = ()
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
+    guessed: bool = False  # an operator asked for values that are not there: a number or a size was made up
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         return self.values[ref.id].shape

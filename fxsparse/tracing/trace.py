@@ -139,9 +139,10 @@ class _Islands:
             return
         if alike:
             try:
-                graphs, _, train_error = _both_modes(module, calls[0].args, calls[0].kwargs, name)
-                self.found[name] = as_traced(module, graphs, train_error)
-                return
+                graphs, tapes, train_error = _both_modes(module, calls[0].args, calls[0].kwargs, name)
+                if not any(tape.guessed for tape in tapes):  # control flow may depend on it: boxes that are found, or not
+                    self.found[name] = as_traced(module, graphs, train_error)
+                    return
             except TraceError:
                 pass
         for child_name, child in module.named_children():

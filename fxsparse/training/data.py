@@ -82,11 +82,14 @@ def load_data(
 
 def _read(source: str | Path, cache: Path | None, size: int | None) -> Data:
     if str(source) == "digits":
+        _require_no_size(source, size)
         return _digits()
     folder = Path(source)
     if not folder.is_dir():
         raise Error(f"there is no folder {folder}; give {FORMS}")
     for inner in (folder, folder / PYTHON, folder / BINARY):
+        if (inner / "data_batch_1").is_file() or (inner / "data_batch_1.bin").is_file():
+            _require_no_size(source, size)
         if (inner / "data_batch_1").is_file():
             return _cifar(*read_python(inner))
         if (inner / "data_batch_1.bin").is_file():
@@ -103,6 +106,11 @@ def _read(source: str | Path, cache: Path | None, size: int | None) -> Data:
         sizes = f"{tuple(train_pixels.shape[1:3])} and {tuple(test_pixels.shape[1:3])}"
         raise Error(f"{folder}: the images of train/ and {test}/ have the sizes {sizes}; give one size")
     return Data(Images(train_pixels, train_labels), Images(test_pixels, test_labels), classes)
+
+
+def _require_no_size(source: str | Path, size: int | None) -> None:
+    if size is not None:
+        raise Error(f"size={size} is for image folders, and the images of {source} have one size already; leave it out")
 
 
 def _cifar(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor], classes: tuple[str, ...]) -> Data:

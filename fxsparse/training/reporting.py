@@ -14,16 +14,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 class Reporter:
     """One line a finished epoch; between them a bar with the time that is left. The line of an epoch has nothing in it that depends on the
-    machine's speed, so that equal runs write equal files.
+    machine's speed, so that equal runs write equal files. A run that goes on after `done` steps forgets what it had said of later ones.
     """
 
-    def __init__(self, folder: Path | None, steps: int, *, console: Console | None = None, tensorboard: bool = True) -> None:
+    def __init__(self, folder: Path | None, steps: int, *, console: Console | None = None, tensorboard: bool = True, done: int = 0) -> None:
         self.file = None if folder is None else folder / "metrics.jsonl"
         self.board: Any = None
         if folder is not None and tensorboard and importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.board = SummaryWriter(str(folder / "tensorboard"))
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
         self.console = console
         self.bar: Progress | None = None
         if console is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from safetensors.torch import save_file
 
 from fxsparse.saving import save
+from fxsparse.training.iee import plot
 from fxsparse.training.masked import MaskedOptimizer
 from fxsparse.training.outcome import Outcome
 
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
     from fxsparse.training.trainer import Trainer
 
 RESULT, WEIGHTS, NETWORK = "result.json", "weights.safetensors", "network"
-TIMELINE = "timeline.json"
+TIMELINE, PICTURE = "timeline.json", "timeline.svg"
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,8 @@ def write_result(folder: Path, result: Result, outcome: Outcome, sparsifier: Mas
     timeline = getattr(sparsifier, "timeline", None)
     if timeline is not None:
         write_json(folder / TIMELINE, timeline.to_dict())
+        if importlib.util.find_spec("matplotlib") is not None:
+            plot(timeline, folder / PICTURE)
     write_json(folder / RESULT, result.to_dict())
 
 

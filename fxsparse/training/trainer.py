@@ -125,12 +125,12 @@ class Trainer:
             raise Error(f"{self.folder} holds a run already; resume it, or give another folder")
         if self.folder is not None and main:
             self.folder.mkdir(parents=True, exist_ok=True)
-        reporter = Reporter(self.folder if main else None, self.steps, console=self.console if main else None)
         size = 0
         if file is not None and file.exists():
             kept = load_checkpoint(file)
             restore(self, kept)
             size = int(kept["metrics_size"])
+        reporter = Reporter(self.folder if main else None, self.steps, console=self.console if main else None, done=self.step)
         reporter.cut(size)
         chance = random_state()
         try:

@@ -29,7 +29,7 @@ PRINTED = {
     "aten.native_layer_norm": "native_layer_norm: (…, c), (c), (c) -> (…, c), (…), (…)  statistics over c",
     "aten.pixel_shuffle": "pixel_shuffle: (…, c·r·s, h, w) -> (…, c, h·r, w·s)",
     "aten.slice": "slice: (a) -> (part of a)",
-    "aten.sum": "sum: (a, r) -> (a)  a removed coordinate is a missing summand",
+    "aten.sum": "sum: (a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole",
 }
 
 

@@ -249,6 +249,50 @@ def test_a_transformer_loses_hidden_units_and_keeps_what_norms_look_at() -> None
     assert result.notes == ("0: 1 units are constant and stay: a norm takes its statistics over it",)
 
 
+def grouped(groups: int, dead: list[int], bias: bool = True) -> fxsparse.Network:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.GroupNorm(groups, 6), nn.ReLU(), nn.Conv2d(6, 4, 3, bias=bias), nn.Conv2d(4, 2, 1))
+    randomise(model.double())
+    with torch.no_grad():
+        model.get_parameter("0.weight")[dead] = 0
+        model.get_parameter("1.bias").fill_(2.0)
+    return traced(model, 2, 3, 9, 9)
+
+
+@pytest.mark.parametrize("groups", [3, 6])
+@pytest.mark.parametrize("bias", [True, False])
+def test_whole_groups_of_a_group_norm_go(groups: int, bias: bool) -> None:
+    network = grouped(groups, [2, 3], bias)
+    result = EliminateDeadChannels()(network)
+    assert result.network.module.get_submodule("1").num_groups == groups - 2 * groups // 6
+    assert result.network.module.get_parameter("0.weight").shape[0] == 4
+    assert "constants went into 3.bias" in result.notes
+    assert_same(network, result.network, 3, 7, 8)
+    assert fxsparse.verify(result.network.regrow(), result.network).max_error < 1e-12
+
+
+def test_a_group_of_a_group_norm_to_which_nobody_listens_goes() -> None:
+    network = grouped(3, [])
+    with torch.no_grad():
+        network.module.get_parameter("3.weight")[:, 4:] = 0
+    result = EliminateDeadChannels()(network)
+    assert units(result, "0/groups") == (0, 1) and units(result, "0/group_channels") == (0, 1)
+    assert_same(network, result.network, 3, 7, 8)
+
+
+@pytest.mark.parametrize(
+    ("groups", "dead", "said"),
+    [
+        (1, [2, 3], "0/group_channels: 2 units are constant and stay: a norm takes its statistics over it"),
+        (3, [0, 2, 4], "0/group_channels: 1 units are constant and stay: a norm takes its statistics over it"),
+        (3, [3], "0/group_channels: 1 units are constant and stay: a norm takes its statistics over it, and only in some groups is it"),
+    ],
+)
+def test_channels_do_not_leave_a_group_that_is_normalised(groups: int, dead: list[int], said: str) -> None:
+    result = EliminateDeadChannels()(grouped(groups, dead))
+    assert not result.modified
+    assert result.notes[0].startswith(said)
+
+
 def test_a_dead_group_keeps_one_unit() -> None:
     network = traced(prepared(convolutions(), a=[0, 1, 2, 3, 4, 5]), 2, 3, 9, 9)
     result = EliminateDeadChannels()(network)

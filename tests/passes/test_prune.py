@@ -15,6 +15,7 @@ import fxsparse
 from fxsparse.errors import BudgetError, Error, PassError
 from fxsparse.models import build
 from fxsparse.network import Network
+from fxsparse.passes.equality import difference
 from fxsparse.passes.prune import Prune
 from fxsparse.passes.regrow import Regrow
 from tests.networks.random_networks import RandomNetwork, networks
@@ -102,6 +103,16 @@ def test_steps_let_others_work_in_between() -> None:
 
     small = Prune(macs=0.25, steps=3)(resnet(), between=between).network
     assert len(seen) == 2 and seen[0] > seen[1] > small.macs
+    for wrong, said in ((lambda net: None, "it returned a NoneType"), (lambda net: resnet(), "it returned another network")):
+        with pytest.raises(PassError, match=said):
+            Prune(macs=0.25, steps=3)(resnet(), between=wrong)
+
+
+def test_an_engine_that_is_named_aligns_widths() -> None:
+    assert (Prune(macs=0.5).multiple, Prune(macs=0.5, engine="tensorrt").multiple) == (1, 8)
+    assert (Prune(macs=0.5, align="auto").multiple, Prune(macs=0.5, engine="inductor", align=2).multiple) == (8, 2)
+    small = Prune(macs=0.6, engine="onnxruntime")(resnet()).network
+    assert all(len(units) % 8 == 0 for name, units in small.living.items() if small.group(name).prunable)
 
 
 def test_what_is_enough_already_is_left_alone() -> None:
@@ -145,6 +156,10 @@ def test_criteria_that_give_nonsense() -> None:
         Prune(macs=0.5, criterion={**fine, bad: np.ones(3)})(network)
     with pytest.raises(PassError, match=f"no scores for group '{bad}'"):
         Prune(macs=0.5, criterion={name: s for name, s in fine.items() if name != bad})(network)
+    with pytest.raises(PassError, match=f"NaN for {len(fine[bad])} units of group '{bad}'"):
+        Prune(macs=0.5, criterion={**fine, bad: fine[bad] * np.nan})(network)
+    with pytest.raises(PassError, match=r"a criterion gives a table of scores, .* not a NoneType"):
+        Prune(macs=0.5, criterion=lambda network, groups, data: None)(network)
     bare = fxsparse.trace(nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(2, 4))
     with pytest.raises(PassError, match="bn-scale needs batch norms, and group '0' has none"):
         Prune(macs=0.5, criterion="bn-scale")(bare)
@@ -193,5 +208,12 @@ def test_random_networks_are_pruned_to_what_is_asked_or_say_why(network: RandomN
     except (BudgetError, PassError) as error:
         assert "cannot go below" in str(error) or "nothing to remove" in str(error)
         return
-    assert result.network.parameter_count <= share * dense.parameter_count
-    fxsparse.verify(dense, result.network)
+    small = result.network
+    assert small.parameter_count <= share * dense.parameter_count
+    fxsparse.verify(dense, small)
+    whole = Regrow(init="journal")(small).network
+    assert whole.living == dense.living
+    assert all(torch.equal(tensor, dense.module.state_dict()[key]) for key, tensor in whole.module.state_dict().items())
+    grown = Regrow(parameters=(1 + share) / 2, seed=seed)(small).network
+    assert grown.parameter_count <= (1 + share) / 2 * dense.parameter_count
+    assert difference(small, grown) < 1e-6, "zero keeps the function"

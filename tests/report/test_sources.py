@@ -79,11 +79,12 @@ def test_a_run_that_was_killed_while_it_wrote(tmp_path: Path) -> None:
 def test_latencies_find_their_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     saved(tmp_path / "small")
-    file = bench_file(tmp_path / "bench.json", "tests:Small", "small/model.onnx")
+    file = bench_file(tmp_path / "bench.json", "tests:Small", "small/model.onnx", "other:Model")
     found = read_sources([Path("small"), file])
-    assert [run.name for run in found.runs] == ["small", "tests:Small"]
-    assert found.runs[0].measures["latency_ms"] == 2.0 and found.runs[1].measures == {"latency_ms": 1.0}
-    assert found.benches[0].engine == "onnxruntime 1, 1 threads, fp32" and found.benches[0].rows[1]["ratio"]["low"] == 1.9
+    assert [run.name for run in found.runs] == ["small", "other:Model"]
+    assert found.runs[0].measures["latency_ms"] == 2.0 and found.runs[0].before["latency_ms"] == 1.0
+    assert found.runs[1].measures == {"latency_ms": 3.0}
+    assert found.benches[0].engine == "onnxruntime 1, 1 threads, fp32" and found.benches[0].rows[2]["ratio"]["low"] == 1.9
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:

@@ -126,3 +126,14 @@ def test_a_calmer_network_is_drawn_where_rounding_drowns_the_proof(monkeypatch: 
     monkeypatch.setattr(verify, "GAINS", (1.25,))
     with pytest.raises(fxsparse.VerificationError, match="differs from the reference"):
         fxsparse.verify(network, small)
+
+
+def test_networks_that_both_gather_are_compared() -> None:
+    """Each has its own indices for what a shuffle has become."""
+    network = fxsparse.trace(cases.ViewShuffle().eval(), torch.randn(2, 8, 6, 6))
+    names = {group.name: group.units for group in network.groups if group.prunable and len(group.units) > 3}
+    wide = network.shrink({name: units[1:] for name, units in names.items()})
+    narrow = wide.shrink({name: units[3:] for name, units in names.items()})
+    assert any("_gather_" in name for name, _ in wide.module.named_buffers())
+    assert fxsparse.verify(wide, narrow).max_error < 1e-12
+    assert fxsparse.verify(network, narrow).max_error < 1e-12

@@ -125,6 +125,8 @@ DATA: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
     "a truth value": (lambda y: y * 2 if y.sum() > 1e9 else y, "__bool__"),
     "a number": (lambda y: y * y.sum().item(), "item"),
     "a float": (lambda y: y * float(y.sum()), "__float__"),
+    "a list": (lambda y: y * y.sum(1).tolist()[0], "tolist"),
+    "a nested list": (lambda y: y * y.tolist()[0][1], "tolist"),
 }
 
 
@@ -152,6 +154,11 @@ def test_control_flow_on_data_leaves_islands_and_says_why(name: str) -> None:
     with torch.no_grad():
         torch.testing.assert_close(network(x), model(x))
     assert network.group("part.0").prunable
+
+
+def test_values_that_cannot_be_made_up_are_named() -> None:
+    with pytest.raises(fxsparse.TraceError, match=r"value of a tensor \(numpy\) at .*test_tracer.py:\d+, .*pass it as an argument"):
+        trace(lambda y: y * float(y.detach().numpy().sum()), torch.randn(2, 4))
 
 
 def test_a_part_that_is_called_in_two_ways_stays_python() -> None:

@@ -121,6 +121,8 @@ def test_digits_validation_and_subsets() -> None:
     assert (len(held.train), len(held.test), held.reported) == (500, 144, "validation")
     same = load_data("digits", validation=0.1, subset=500, seed=3)
     assert torch.equal(held.train.pixels, same.train.pixels) and torch.equal(held.test.pixels, same.test.pixels)
+    with pytest.raises(Error, match="size=4 is for image folders, and the images of digits have one size already"):
+        load_data("digits", size=4)
     for wrong in ({"validation": 1.0}, {"subset": 0}, {"subset": 5000}):
         with pytest.raises(Error):
             load_data("digits", **wrong)

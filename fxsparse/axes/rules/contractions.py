@@ -156,6 +156,7 @@ def attention(site: Site) -> None:
     algebra.unify(key_heads, v[-3] if len(q) > 2 else ())
     algebra.unify(q[-1], k[-1])
     algebra.unify(k[-2], v[-2])
+    site.meeting(q[-1], k[-1])
     for axis in (q[-2], k[-2]):
         site.freeze(axis, "attends over it")
     site.touch(*q, *k, *v)

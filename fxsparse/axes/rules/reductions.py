@@ -28,6 +28,7 @@ def _reduce(site: Site, summing: bool) -> None:
     for i in dims:
         if summing:
             site.touch(axes[i])
+            site.meeting(axes[i])
         else:
             site.freeze(axes[i], "reduces it")
     left = [axis for i, axis in enumerate(axes) if i not in dims]

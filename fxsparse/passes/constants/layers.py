@@ -35,6 +35,26 @@ def _batch_norm(step: Step) -> Known:
     return Known(torch.where(flat, shift.value, value), known | flat)
 
 
+@layers.rule("native_group_norm")
+def _group_norm(step: Step) -> list[Known]:
+    """A group whose channels are all constant has known statistics, and stays constant; where the scale is zero, the shift is left."""
+    ref, groups = step.arg("input"), step.arg("group")
+    shape, x = step.shape(ref), step.look(ref)
+    rank = len(shape)
+    dtype = x.value.dtype if x.value.is_floating_point() else torch.float32
+    weight, bias = (step.known(name) or uniform(number, 1, dtype) for name, number in (("weight", 1.0), ("bias", 0.0)))
+    w, shift = (full_on(_channels(each, rank), shape, [1]) for each in (weight, bias))
+    if any(n != 1 for n in (x.shape[0], *x.shape[2:])):
+        x = unknown(rank)
+    x = full_on(x, shape, [1])
+    value, known = (t.reshape(groups, -1) for t in (x.value.double(), x.known))
+    centred = value - value.mean(1, keepdim=True)
+    normed = centred * torch.rsqrt(centred.square().mean(1, keepdim=True) + step.arg("eps"))
+    whole = known.all(1, keepdim=True).expand(known.shape).reshape(x.shape) & w.known
+    scaled = torch.where(whole, normed.reshape(x.shape).to(dtype) * w.value, 0)
+    return [Known(scaled + shift.value, (whole | w.zero) & shift.known)]
+
+
 def _channels(x: Known, rank: int) -> Known:
     return x.moved(lambda t: t.reshape(1, -1, *[1] * (rank - 2)))
 

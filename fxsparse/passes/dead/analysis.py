@@ -36,6 +36,7 @@ from fxsparse.tracing.tape import Ref
 
 # Channel by channel; where one of these looks along an axis, its rule protects that axis.
 BY_CHANNEL = {*pointwise.rules, *movement.rules, *slicing.rules, *creation.rules, *windows.rules, *indexing.rules, *reductions.rules}
+STATISTICS = "a norm takes its statistics over it"
 
 
 @dataclass
@@ -86,10 +87,12 @@ class _Look:
             return self.matrices()
         if name == "aten.sum":
             return self.sum()
+        if name == "aten.native_group_norm":
+            return self.group_norm()
         if "batch_norm" in name or name in BY_CHANNEL or name.rstrip("_") in BY_CHANNEL or is_pointwise(call):
             return None
         norm = "norm" in name
-        return self.keep_all("a norm takes its statistics over it" if norm else f"{name.partition('.')[2]} reads it")
+        return self.keep_all(STATISTICS if norm else f"{name.partition('.')[2]} reads it")
 
     def axes(self, ref: Ref) -> list[Axis]:
         return self.tape.axes[ref.id]
@@ -102,6 +105,24 @@ class _Look:
                 self.found.block(axis)
                 if why and ref.id not in self.tape.weights and any(factor.atoms is not None for factor in axis):
                     self.found.explain(axis, _along(x, shape, position, x.known), why, last=True)
+
+    def group_norm(self) -> None:
+        """A whole group may go, as each has statistics of its own; a channel may not leave its group."""
+        ref = self.step.arg("input")
+        axis, x, shape = self.axes(ref)[1], self.step.look(ref), self.step.shape(ref)
+        known = _along(x, shape, 1, x.known)
+        classes = self.found.generators(axis)
+        for rows in np.split(np.arange(len(classes)), self.step.arg("group")):
+            whole = set.intersection(*(set(line[line >= 0].tolist()) for line in classes[rows]))
+            single = np.setdiff1d(classes[rows][classes[rows] >= 0], list(whole))
+            self.found.blocked[single] = True
+            for each in single.tolist():
+                mine = known[(classes == each).any(1)]
+                if mine.any():
+                    self.found.reasons.setdefault(
+                        each, STATISTICS if mine.all() else f"{STATISTICS}, and only in some groups is it constant"
+                    )
+                    self.found.ends.add(each)
 
     def sum(self) -> None:
         """A summand may go when it is zero."""

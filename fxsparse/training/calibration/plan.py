@@ -60,6 +60,7 @@ def planned(model: nn.Module, sparsity: float | None, settings: Settings) -> Pla
         allocation = "uniform"  # the pattern says how much of each layer stays, and nothing is left to search
         total = _own(round(pattern.density * size), total, size, sparsity, f"the pattern {pattern}", 1)
     elif isinstance(allocation, Distribution):
+        allocation({t.name: Layer(t.shape, unit) for t, unit in zip(targets, units, strict=True)}, allocation.total)  # it must fit
         total = _own(allocation.total, total, size, sparsity, "the saved distribution", max(units))
     if total < sum(units):
         raise BudgetError(

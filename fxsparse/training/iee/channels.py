@@ -21,7 +21,7 @@ from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.channel_state import restored, saved
 from fxsparse.training.iee.counts import share_of_cycle
 from fxsparse.training.iee.exploration import Exploration
-from fxsparse.training.iee.latency import TRIES, Latency
+from fxsparse.training.iee.latency import NEAR, TRIES, Latency
 from fxsparse.training.iee.settings import Choices, Settings, settings_of
 from fxsparse.training.iee.spending import Counted, Living, Spending, best_within
 from fxsparse.training.iee.timeline import Change, Event, Memory, Timeline
@@ -168,10 +168,13 @@ class ExploitExploreChannels(MaskedOptimizer):
         keep = self._kept(worth, limit)
         if isinstance(self.spending, Latency):
             last = self.calendar.cycle(self.steps_done) == self.calendar.cycles
-            for _ in range(TRIES if last else 1):
-                if self.spending.settle(self.network.shrink(keep), limit) or not last:
+            tried: list[tuple[float, Living]] = []
+            while len(tried) < (TRIES if last else 1):
+                tried.append((abs(self.spending.settle(self.network.shrink(keep), limit)), keep))
+                if tried[-1][0] <= NEAR:
                     break
                 keep = self._kept(worth, limit)
+            keep = min(tried, key=lambda each: each[0])[1]
         self._renew("prune", keep)
 
     def _kept(self, worth: Mapping[str, Tensor], limit: float) -> Living:

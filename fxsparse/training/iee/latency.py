@@ -15,30 +15,32 @@ from fxsparse.budgets.meter import Widths
 from fxsparse.budgets.search import Limits, Search
 from fxsparse.engines import compare, engine
 from fxsparse.engines.base import fresh_inputs
+from fxsparse.engines.onnxruntime import OnnxRuntime
+from fxsparse.engines.profile import build_profiled
 from fxsparse.errors import BudgetError, Error
 from fxsparse.network import Network
 from fxsparse.passes.choosing import aligned_steps
 from fxsparse.training.distributed import world_size
 from fxsparse.training.iee.spending import Living
 
-NEAR = 0.03
+NEAR = 0.03  # measured latency that is so near its limit will do
 TRIES = 4  # at the last prune, which nothing corrects any more
 
 
 class Latency:
     """Milliseconds of one run on an engine, by a table of its layers.
 
-    The whole network is measured once. With `remeasure`, so is every pruned one, against it in turn, and what the table says of small
-    networks is corrected by what it was wrong by at the last one. `reports` holds (predicted, measured) of each.
+    The whole network is measured once, and its layers where the engine tells their times. With `remeasure`, so is every pruned network,
+    against the whole one in turn, and predictions are corrected so that they are right for both: along a line between the two, and in
+    proportion below. `reports` holds (predicted, measured) of each.
     """
 
     def __init__(self, network: Network, table: LatencyTable, *, measured: float | None = None, remeasure: bool = True) -> None:
         self.table, self.remeasure = table, remeasure
         self.meter = LatencyMeter(network.origin.structure, table)
         self.first = network
-        whole = self._measured({"": network})[""] if measured is None else measured
-        self.meter.calibrate(self.meter.widths(network.living), whole)
-        self.correction = 1.0
+        self._calibrate(measured)
+        self.anchor: tuple[float, float] | None = None  # of the last pruned network: what the table says, and what was measured
         self.reports: list[tuple[float, float]] = []
 
     @classmethod
@@ -54,19 +56,32 @@ class Latency:
     def __call__(self, network: Network, living: Mapping[str, tuple[int, ...]]) -> float:
         return self.of(self.meter.widths(living))
 
-    def of(self, widths: Widths) -> float:
-        return self.meter(widths) * self.correction
+    @property
+    def correction(self) -> float:
+        """By what predictions for networks as small as the last one, and smaller, are multiplied."""
+        return 1.0 if self.anchor is None else self.anchor[1] / self.anchor[0]
 
-    def settle(self, network: Network, limit: float) -> bool:
-        """Look how far the prediction for this pruned network is off, and correct it; whether the network is near enough to its limit."""
-        measured = limit
-        if self.remeasure and network.living != self.first.living:
-            times = self._measured({"first": self.first, "small": network})
-            whole = self.meter(self.meter.widths(self.first.living))
-            measured = times["small"] / times["first"] * whole  # of the same moments: the machine may have become slower since
-            self.reports.append((self(network, network.living), measured))
-            self.correction = measured / self.meter(self.meter.widths(network.living))
-        return abs(measured / limit - 1) <= NEAR
+    def of(self, widths: Widths) -> float:
+        plain: float = self.meter(widths)
+        if self.anchor is None:
+            return plain
+        (told, measured), whole = self.anchor, self.whole
+        if plain <= told or not (told < whole and measured < whole):
+            return plain * self.correction
+        return measured + (plain - told) * (whole - measured) / (whole - told)
+
+    def settle(self, network: Network, limit: float) -> float:
+        """Look how far the prediction for this pruned network is off, and correct it. Returns how far the network is from its limit, as a
+        part of that."""
+        if not self.remeasure:
+            return float(self(network, network.living) / limit - 1)
+        if network.living == self.first.living:
+            return float(self.whole / limit - 1)
+        times = self._measured({"first": self.first, "small": network})
+        measured = times["small"] / times["first"] * self.whole  # of the same moments: the machine may have become slower since
+        self.reports.append((self(network, network.living), measured))
+        self.anchor = self.meter(self.meter.widths(network.living)), measured
+        return float(measured / limit - 1)
 
     def best_within(self, network: Network, worth: Mapping[str, Tensor], limit: float, least: int) -> Living:
         """The most worth for the time. In each group, units are kept in the order of their worth; infinite worth is kept in any case."""
@@ -76,14 +91,14 @@ class Latency:
         start = self.meter.widths({**network.living, **order})
         groups = [network.group(name) for name in order]
         found = {self.meter.position[name]: _finite(scores[name][units]) for name, units in order.items()}
-        widths = None
-        for step in dict.fromkeys((self.meter.step, 1)):  # the staircase's steps, where the budget can be reached in them
-            search = Search(self.of, start, found, self.meter.names, limit, Limits(sure, aligned_steps(network, groups, step)))
+        widths, step = None, self.meter.step
+        while widths is None and step:  # the staircase's steps, or finer ones where the budget cannot be reached in them
+            steps = {name: 1 << (each.bit_length() - 1) for name, each in aligned_steps(network, groups, step).items()}
+            search = Search(self.of, start, found, self.meter.names, limit, Limits(sure, steps))
             try:
                 widths = widths_for_latency(search)
-                break
             except BudgetError as error:
-                why = error
+                why, step = error, step // 2
         if widths is None:
             if not any(np.isposinf(values).any() for values in scores.values()):
                 raise why
@@ -98,7 +113,10 @@ class Latency:
             "times": dict(self.table.times),
             "scale": self.meter.scale,
             "rest": self.meter.dense_rest,
-            "correction": self.correction,
+            "factor": [float(x) for x in self.meter.factor],
+            "waiting": [float(x) for x in self.meter.waiting],
+            "whole": self.whole,
+            "anchor": None if self.anchor is None else list(self.anchor),
             "reports": [list(pair) for pair in self.reports],
         }
 
@@ -106,8 +124,22 @@ class Latency:
         self.table.times.update(state["times"])
         for surface in self.meter.surfaces:
             surface.known.clear()
-        self.meter.scale, self.meter.dense_rest, self.correction = state["scale"], state["rest"], state["correction"]
+        self.meter.scale, self.meter.dense_rest, self.whole = state["scale"], state["rest"], state["whole"]
+        self.meter.factor, self.meter.waiting = np.array(state["factor"]), np.array(state["waiting"])
+        self.anchor = None if state["anchor"] is None else (float(state["anchor"][0]), float(state["anchor"][1]))
         self.reports = [(float(predicted), float(measured)) for predicted, measured in state["reports"]]
+
+    def _calibrate(self, measured: float | None) -> None:
+        """Lay what the tables do not hold of the whole network on its layers and its activations."""
+        widths, inside = self.meter.widths(self.first.living), None
+        if measured is None:
+            on = self.table.engine
+            if isinstance(on, OnnxRuntime):
+                _, layers = build_profiled(on, self.first)
+                inside = self.meter.paired(widths, layers)
+            measured = self._measured({"": self.first})[""]
+        self.meter.calibrate(widths, measured, inside)
+        self.whole: float = self.meter(widths)
 
     def _measured(self, networks: Mapping[str, Network]) -> dict[str, float]:
         built = {name: self.table.engine.build(network) for name, network in networks.items()}

@@ -1,5 +1,5 @@
 """A small run of IEE that tests can watch, kill, resume and split over processes. As a script: `small.py killed FOLDER`,
-`small.py distributed FOLDER RANK WORLD` or `small.py channels FOLDER RANK WORLD`."""
+`small.py killed-channels FOLDER`, `small.py distributed FOLDER RANK WORLD` or `small.py channels FOLDER RANK WORLD`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -98,7 +98,7 @@ class Killed(ExploitExplore):
     deadly = ""
 
     def _die(self, stage: str) -> None:
-        if self.steps_done and self.deadly == stage and self.calendar.cycle(self.steps_done + 1) == 1:
+        if stage and self.steps_done and self.deadly == stage and self.calendar.cycle(self.steps_done + 1) == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     def after_step(self) -> None:
@@ -136,14 +136,57 @@ def killed_run(folder: Path, deadly: str) -> None:
     train(model, sparsifier, optimizer, start=start, watch=save)
 
 
-def kill_in_every_stage(folder: Path) -> None:
+class KilledChannels(ExploitExploreChannels):
+    """The same of the channel form."""
+
+    deadly = ""
+
+    def _die(self, stage: str) -> None:
+        if stage and self.steps_done and self.deadly == stage and self.calendar.cycle(self.steps_done + 1) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def after_step(self) -> None:
+        self._die(self.stage if self.calendar.stage(self.steps_done) == self.stage else "")
+        super().after_step()
+
+    def prune(self) -> None:
+        self._die("prune")
+        super().prune()
+
+    def _renew(self, kind: Literal["prune", "grow"], keep: Any) -> None:
+        super()._renew(kind, keep)
+        if kind == "grow" and self.deadly == "grow":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def killed_channels(folder: Path, deadly: str) -> None:
+    """Train with a checkpoint after every second step, as `killed_run` does."""
+    KilledChannels.deadly, KilledChannels.__name__ = deadly, "ExploitExploreChannels"
+    file = folder / "checkpoint.pt"
+
+    def resume(sparsifier: ExploitExploreChannels) -> int:
+        if not file.exists():
+            return 0
+        saved = load_checkpoint(file)
+        sparsifier.load_state_dict(saved["run"], saved["optimizer"])
+        return int(saved["step"])
+
+    def save(sparsifier: ExploitExploreChannels, step: int) -> None:
+        if step % 2 == 0 or step == 20:
+            run, optimizer = sparsifier.state_dict(), sparsifier.optimizer.state_dict()
+            save_checkpoint(file, {"run": run, "optimizer": optimizer, "step": step})
+
+    channels(0, 1, kind=KilledChannels, resume=resume, save=save)
+
+
+def kill_in_every_stage(folder: Path, run: Callable[[Path, str], None]) -> None:
     """One child after the other goes on with the run, and is killed in the next stage; the last one ends it. Prints how each ended, and
     the step of its last checkpoint. Children are forks, as importing torch takes longer than the run."""
     importlib.import_module("torch._dynamo")  # the first step of an optimizer would do it, in every child
     for deadly in ("estimate", "prune", "exploit", "explore", "grow", ""):
         child = os.fork()
         if child == 0:
-            killed_run(folder, deadly)
+            run(folder, deadly)
             os._exit(0)
         _, status = os.waitpid(child, 0)
         print(deadly or "end", os.waitstatus_to_exitcode(status), load_checkpoint(folder / "checkpoint.pt")["step"], flush=True)
@@ -167,7 +210,9 @@ def distributed_channels(folder: Path, rank: int, world: int) -> None:
     dist.destroy_process_group()
 
 
-def channels(rank: int, world: int) -> ExploitExploreChannels:
+def channels(
+    rank: int, world: int, *, kind: type[ExploitExploreChannels] = ExploitExploreChannels, resume: Any = None, save: Any = None
+) -> ExploitExploreChannels:
     """A run of the channel form, on a part of every batch."""
     torch.manual_seed(1)
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
@@ -180,13 +225,15 @@ def channels(rank: int, world: int) -> ExploitExploreChannels:
     wrap(network)
     optimizer = torch.optim.SGD(network.module.parameters(), lr=0.05, momentum=0.9)
     options: dict[str, Any] = {"steps": 20, "units": 0.5, "cycles": 2, "estimate": 2, "explore": 2, "criterion": "taylor"}
-    sparsifier = ExploitExploreChannels(network, optimizer, on_change=wrap, **options)
-    for step in range(20):
+    sparsifier = kind(network, optimizer, on_change=wrap, **options)
+    for step in range(resume(sparsifier) if resume is not None else 0, 20):
         images, labels = batch(step)
         part = slice(rank * 8 // world, (rank + 1) * 8 // world)
         optimizer.zero_grad()
         F.cross_entropy(wrapped[0](images[part]), labels[part]).backward()
         sparsifier.step()
+        if save is not None:
+            save(sparsifier, step + 1)
     return sparsifier
 
 
@@ -199,8 +246,8 @@ def without_statistics() -> nn.Module:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    if sys.argv[1] == "killed":
-        kill_in_every_stage(Path(sys.argv[2]))
+    if sys.argv[1].startswith("killed"):
+        kill_in_every_stage(Path(sys.argv[2]), killed_run if sys.argv[1] == "killed" else killed_channels)
     else:
         {"distributed": distributed_run, "channels": distributed_channels}[sys.argv[1]](
             Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])

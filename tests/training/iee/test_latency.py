@@ -101,13 +101,35 @@ def test_the_best_of_each_group_are_kept() -> None:
 def test_a_saved_run_goes_on_with_its_measurements() -> None:
     whole = run(24)
     first = run(9)
-    first.spending.correction = 1.25  # type: ignore[attr-defined]
+    assert isinstance(first.spending, Latency)
+    first.spending.anchor = 0.01, 0.0125
     later = run(0)
     later.load_state_dict(first.state_dict(), first.optimizer.state_dict())
-    assert later.spending.correction == 1.25  # type: ignore[attr-defined]
-    later.spending.correction = 1.0  # type: ignore[attr-defined]
+    assert isinstance(later.spending, Latency) and later.spending.correction == pytest.approx(1.25)
+    later.spending.anchor = None
     run(24, later, 9)
     assert same(later.state_dict()["network"], whole.state_dict()["network"])
+
+
+def test_predictions_are_right_for_the_whole_and_for_what_was_measured() -> None:
+    """Were one factor laid on all, a small network that is faster than told would make the whole one fit any budget."""
+    network = chain()
+    latency = made(network, table())
+    small = network.shrink({"0": [0, 1, 2, 3], "3": [0, 1, 2, 3]})
+    told = latency(small, small.living)
+    latency.remeasure = True
+    latency._measured = lambda networks: {"first": 4.0, "small": 4.0 * 0.3 * told / 0.02}  # type: ignore[method-assign]
+    off = latency.settle(small, 0.01)
+    assert latency.reports[0][0] == told and latency.reports[0][1] == pytest.approx(0.3 * told)
+    assert off == pytest.approx(0.3 * told / 0.01 - 1)
+    assert latency(small, small.living) == pytest.approx(0.3 * told)
+    assert latency(network, network.living) == pytest.approx(0.02)
+    middle = network.shrink({"3": [0, 1, 2, 3]})
+    assert 0.3 * told < latency(middle, middle.living) < 0.02
+    smaller = network.shrink({"0": [0], "3": [0]})
+    assert latency(smaller, smaller.living) <= 0.3 * told
+    kept = latency.best_within(network, {"0": torch.rand(8), "3": torch.rand(12)}, 0.5 * 0.02, 1)
+    assert len(kept["0"]) + len(kept["3"]) < 20
 
 
 def test_the_last_prune_is_corrected_until_the_measurement_agrees(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,6 +41,23 @@ def test_killed_in_every_stage_and_resumed(tmp_path: Path) -> None:
     assert same({name: end[name] for name in ("model", "optimizer", "sparsifier")}, everything(model, optimizer, sparsifier))
 
 
+def test_channels_killed_in_every_stage_and_resumed(tmp_path: Path) -> None:
+    alone = small.channels(0, 1)
+    run = script("killed-channels", tmp_path)
+    output, errors = run.communicate(timeout=200)
+    assert run.returncode == 0, errors.decode()
+    stages = [line.split() for line in output.decode().splitlines()]
+    killed = str(-signal.SIGKILL)
+    assert [(stage, status) for stage, status, _ in stages] == [
+        *((stage, killed) for stage in ("estimate", "prune", "exploit", "explore", "grow")),
+        ("end", "0"),
+    ]
+    assert [int(step) for _, _, step in stages] == [8, 8, 10, 12, 12, 20]
+    end = load_checkpoint(tmp_path / "checkpoint.pt")
+    assert same(end["run"], alone.state_dict()) and same(end["optimizer"], alone.optimizer.state_dict())
+    assert end["run"]["timeline"] == alone.timeline.to_dict() and end["run"]["active"] == alone.state_dict()["active"]
+
+
 def runs(mode: str, folder: Path, world: int = 2) -> list[dict[str, Any]]:
     """What every process of a distributed run saved; all the same, to the bit."""
     processes = [script(mode, folder, str(rank), str(world)) for rank in range(world)]

@@ -1,0 +1,130 @@
+"""Sizes in the graph after a change of widths: right for the example inputs, and for any other batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import fxsparse
+
+
+class Around(nn.Module):
+    """Two linear layers, and a function between them that keeps the shape (batch, length, 24)."""
+
+    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
+        self.between = between
+
+    def forward(self, x: Tensor) -> Any:
+        return self.last(self.between(self.first(x)))
+
+
+def heads_in_the_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    q = y.transpose(0, 1).reshape(length, batch * 4, 6).transpose(0, 1)
+    out = (q @ q.transpose(1, 2)).softmax(-1) @ q
+    return out.transpose(0, 1).reshape(length, batch, 24).transpose(0, 1)
+
+
+def two_sizes_of_heads_and_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    z = torch.zeros(batch * 4, length, 6)
+    heads = y.view(batch, length, 4, 6).transpose(1, 2).reshape(batch * 4, length, 6)
+    return torch.cat([z, heads.relu()], 2)[..., 6:].view(batch, 4, length, 6).transpose(1, 2).reshape(batch, length, 24)
+
+
+def slices_of_heads_and_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    heads = y.view(batch, length, 4, 6).permute(2, 0, 1, 3).reshape(4 * batch, length, 6)
+    heads = torch.cat([heads[batch:].relu(), heads.narrow(0, 0, batch)], 0)
+    return heads.view(4, batch, length, 6).permute(1, 2, 0, 3).reshape(batch, length, 24)
+
+
+def chunks_of_heads_and_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    heads = y.view(batch, length, 4, 6).permute(2, 0, 1, 3).reshape(4 * batch, length, 6)
+    a, b = heads.chunk(2, 0)
+    return torch.cat([b.relu(), a], 0).view(4, batch, length, 6).permute(1, 2, 0, 3).reshape(batch, length, 24)
+
+
+def split_over_positions_and_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    flat = y.reshape(batch * length, 4, 6).reshape(batch * length * 4, 6)
+    return flat.relu().unflatten(0, (batch * length, 4)).flatten(1).view(batch, length, 24)
+
+
+FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "batch x heads": heads_in_the_batch,
+    "zeros": two_sizes_of_heads_and_batch,
+    "slices": slices_of_heads_and_batch,
+    "chunks": chunks_of_heads_and_batch,
+    "batch x positions x heads": split_over_positions_and_batch,
+    "numel": lambda y: y.relu().view(y.numel() // 24, 24).view(y.shape[0], y.shape[1], -1),
+    "tiled": lambda y: y.relu().tile(1, 1, 2)[..., :24],
+    "tiled with fewer numbers": lambda y: y.relu().tile(2)[..., 24:],
+    "divided by a count": lambda y: y / (y.shape[0] * y.shape[2]),
+    "divided by a sum of counts": lambda y: y / (y.shape[0] + y.shape[2] ** 0.5),
+    "thirds": lambda y: torch.cat([y[..., 2 * (y.shape[-1] // 3) :], y[..., : 2 * (y.shape[-1] // 3)].tanh()], -1),
+    "normalised to a width": lambda y: F.relu(y) * y.shape[-1] ** -0.5,
+}
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_the_batch_stays_dynamic_when_widths_change(name: str) -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(Around(FUNCTIONS[name]).eval(), torch.randn(2, 5, 6))
+    assert network.origin.islands == ("",)
+    for gone in (0, 1):
+        plan = {g.name: [u for u in g.units if u != gone] for g in network.groups if g.prunable and len(g.units) > 1}
+        assert plan
+        small = network.shrink(plan)
+        assert small.parameter_count < network.parameter_count
+        for batch, length in ((2, 5), (3, 5), (1, 4)):
+            assert fxsparse.verify(network, small, inputs=(torch.randn(batch, length, 6),)).max_error <= 1e-9
+
+
+def test_a_factor_of_a_tiling_may_go() -> None:
+    class Tiled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head = nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(torch.tile(x, (1, 2, 1, 1)).amax((2, 3)))
+
+    network = fxsparse.trace(Tiled().eval(), torch.randn(2, 4, 5, 5))
+    (tiles,) = [group for group in network.groups if group.prunable]
+    small = network.shrink({tiles.name: [1]})
+    assert small.module.get_parameter("head.weight").shape == (3, 4)
+    assert fxsparse.verify(network, small).max_error <= 1e-9
+
+
+EQUATIONS = ("bnik,bnjk->bnij", "bnik,bnjk->bijn", "bnik,bmik->bnm", "bnik,bnjl->bkl")
+
+
+@pytest.mark.parametrize("equation", EQUATIONS)
+def test_einsum_with_a_single_unit(equation: str) -> None:
+    """With an axis of one coordinate, einsum calls other operators."""
+
+    class Product(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k = nn.Linear(5, 72), nn.Linear(5, 72)
+
+        def forward(self, x: Tensor) -> Any:
+            q, k = (layer(x).view(-1, 3, 4, 6).relu() for layer in (self.q, self.k))
+            return torch.einsum(equation, q, k)
+
+    network = fxsparse.trace(Product().eval(), torch.randn(2, 5))
+    tried = 0
+    for group in network.groups:
+        if group.prunable and len(group.units) > 1:
+            tried += 1
+            assert fxsparse.verify(network, network.shrink({group.name: [1]})).max_error <= 1e-9
+    assert tried
