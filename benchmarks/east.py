@@ -1,8 +1,8 @@
 """EAST and its parts on CIFAR-10, one run after another: `python benchmarks/east.py --data DATA --method east --density 0.01`.
 
 Each run writes a small file into benchmarks/results/east, and is not repeated while the file is there; killed, it goes on from its last
-checkpoint under --work. Several methods, densities and seeds are worked off in the order given. SGD with Nesterov momentum 0.9, weight decay
-5e-4, batch 128, flips and crops, gradients clipped at 1.0, a cosine from 0.1 to 0; one thread, bf16 autocast on the CPU.
+checkpoint under --work. Several methods, densities and seeds are worked off in the order given. SGD with Nesterov momentum 0.9, weight
+decay 5e-4, batch 128, flips and crops, gradients clipped at 1.0, a cosine from 0.1 to 0; one thread, bf16 autocast on the CPU.
 
 `--probe` measures instead what growth does to filters without a weight, in the first steps of RigL. `--latency RUN` takes a finished run's
 network apart (shared weights, dead channels, batch norms) and measures it on ONNX Runtime beside the dense one. `--table` writes all files

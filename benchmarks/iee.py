@@ -4,7 +4,8 @@ A queue is a JSON list of {"name": ..., "method": ..., "options": {...}, "epochs
 Every entry trains ResNet-20 with SGD, and is judged after its last epoch, by default on a tenth of the training images that it never saw;
 with --test on the test images, after training on all others. With `half`, images are averaged down to 16 x 16, which makes a step four
 times as cheap. `weights` is a state dict to start from. The method `channels` is IEE of channels, all others mask weights. Results are
-written as they come; what is there already is not run again. Without DATA and QUEUE.json, the results are printed as a table.
+written as they come; what is there already is not run again. Without DATA and QUEUE.json, the results are printed as a table, and with
+--table all of them are written into docs/iee.md.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from seeds import NOTE, compared, rows, spread, write_between
 
 import fxsparse
 from fxsparse.engines import compare, engine, ratio
@@ -32,6 +34,7 @@ from fxsparse.training.registry import make_sparsifier
 from fxsparse.training.sparsifier import Sparsifier
 
 RESULTS = Path(__file__).parent / "results" / "iee"
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "iee.md"
 BATCH, LR = 128, 0.1
 
 
@@ -119,22 +122,26 @@ def accuracy(model: torch.nn.Module, data: Data, images: Any) -> float:
 
 
 def table(results: dict[str, Any]) -> str:
-    """Runs that differ in nothing but the seed share a line."""
-    lines: dict[str, list[dict[str, Any]]] = {}
+    """Runs that differ in nothing but the seed share a line. Below, all against the baselines, over the seeds that both have."""
+    groups: dict[tuple[str, str, int], list[dict[str, Any]]] = {}
     for result in results.values():
         options = ", ".join(f"{name}={value}" for name, value in result.get("options", {}).items())
-        lines.setdefault(f"| {result['method']} | {options} |", []).append(result)
-    made = [
-        "| method | options | accuracy | seeds | training cost, TMACs (exploration) | seconds | regret |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for line, runs in lines.items():
-        scores = torch.tensor([100 * run["accuracy"] for run in runs], dtype=torch.float64)
-        spread = f" ± {float(scores.std()):.2f}" if len(runs) > 1 else ""
+        groups.setdefault((result["method"], options, result.get("epochs", 7)), []).append(result)
+    lines = []
+    for (method, options, epochs), runs in groups.items():
         cost = f"{runs[0]['macs'] / 1e12:.1f} ({runs[0]['exploration_macs'] / 1e12:.2f})"
         regret = f"{runs[0]['regret']:.0%}" if runs[0].get("regret") else ""
-        made.append(f"{line} {float(scores.mean()):.2f}{spread} | {len(runs)} | {cost} | {runs[0]['seconds']:.0f} | {regret} |")
-    return "\n".join(made)
+        scores = spread([100 * run["accuracy"] for run in runs])
+        lines.append([method, options, str(epochs), scores, str(len(runs)), cost, f"{runs[0]['seconds']:.0f}", regret])
+    header = ["method", "options", "epochs", "accuracy", "seeds", "training cost, TMACs (exploration)", "seconds", "regret"]
+    made = rows(header, lines)
+    scored = {key: {run.get("seed", 0): 100 * run["accuracy"] for run in runs} for key, runs in groups.items()}
+    told = []
+    for key, own in scored.items():
+        for other, theirs in scored.items():
+            if key[0] == "iee" and other[0] != "iee" and key[2] == other[2] and len(own.keys() & theirs.keys()) > 1:
+                told.append(f"- {compared(f'iee ({key[1]})', own, f'{other[0]} ({other[1]})', theirs)}")
+    return "\n".join([*made, *(["", NOTE, "", *told] if told else [])])
 
 
 def latencies(results: dict[str, Any]) -> str:
@@ -161,8 +168,13 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=RESULTS / "probes.json")
     parser.add_argument("--cache", type=Path, default=None, help="where decoded images are kept")
     parser.add_argument("--test", action="store_true", help="train on all training images, and judge on the test images")
+    parser.add_argument("--table", action="store_true", help="write the tables of docs/iee.md")
     parser.add_argument("--latency", action="store_true", help="print the measured latency of the networks in the results")
     arguments = parser.parse_args()
+    if arguments.table:
+        for name in ("probes", "weights"):
+            write_between(DOCUMENT, name, table(json.loads((RESULTS / f"{name}.json").read_text())))
+        return
     if arguments.queue is None:
         results = json.loads(arguments.results.read_text())
         print(latencies(results) if arguments.latency else table(results))

@@ -9,6 +9,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, STUDY = ROOT / "benchmarks" / "results" / "unipts", ROOT / "benchmarks" / "results" / "unipts-search.json"
+REFRESH = ROOT / "benchmarks" / "results" / "mask-refresh.json"
 DOCUMENT, PLOT = ROOT / "docs" / "unipts.md", ROOT / "docs" / "unipts.svg"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 BUDGET = ("epochs", "precision", "population", "generations")  # how long, not what
@@ -89,6 +90,13 @@ def searched() -> str:
     return "\n".join(rows)
 
 
+def refreshed() -> str:
+    rows = ["| weights of a tensor | kth value, ms | topk, ms | sort, ms |", "|---|---|---|---|"]
+    for row in json.loads(REFRESH.read_text(encoding="utf-8"))["rows"]:
+        rows.append(f"| {row['weights']:,} | {row['kth value']:.2f} | {row['topk']:.2f} | {row['sort']:.2f} |")
+    return "\n".join(rows)
+
+
 def plot(found: list[Line]) -> bool:
     """Accuracy over sparsity; False without matplotlib."""
     try:
@@ -124,7 +132,12 @@ def write() -> None:
     """Into the document, between its marks."""
     found = lines()
     pairs = sorted({(line["model"], line["images"]) for line in found}, key=lambda pair: (pair[0], pair[1] != 2048, pair[1]))
-    tables = {"results": "\n\n".join(by_sparsity(found, *pair) for pair in pairs), "parts": parts(found), "search": searched()}
+    tables = {
+        "results": "\n\n".join(by_sparsity(found, *pair) for pair in pairs),
+        "parts": parts(found),
+        "search": searched(),
+        "refresh": refreshed(),
+    }
     text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in tables.items():
         begin, end = BEGIN.format(name), END.format(name)

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from fxsparse.errors import CheckpointError, PassError, PlanError
+from fxsparse.errors import CheckpointError, PassError, PlanError, TraceError
 from fxsparse.network import Network, trace
 from fxsparse.passes.pipeline import Pipeline
 from fxsparse.surgery.build import as_new_parameter, build
@@ -39,6 +39,9 @@ def fingerprint(network: Network) -> str:
 def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = False) -> None:
     """Write a network to a folder. With `journal`, removed values are written as well, so that a loaded network can regrow."""
     path = Path(folder)
+    empty = next((key for key, tensor in network.module.state_dict().items() if tensor.is_meta), None)
+    if empty is not None:
+        raise CheckpointError(f"{empty!r} is on the meta device and has no values that could be saved; trace a model with values")
     path.mkdir(parents=True, exist_ok=True)
     reading = network.origin.structure.reading
     weights = {k: t.detach().contiguous() for k, t in network.module.state_dict().items() if k not in reading.aliases}
@@ -83,7 +86,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     path = Path(folder)
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")
-    dense = _edited(trace(model, tuple(args), kwargs), said["edits"], path)
+    dense = _edited(_traced(model, tuple(args), kwargs, path), said["edits"], path)
     if fingerprint(dense) != said["fingerprint"]:
         raise CheckpointError(
             f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
@@ -103,6 +106,21 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     masks = _masks(path, said["masks"], module)
     provenance = tuple(said["provenance"])
     return replace(dense, module=module, living=living, journal=Journal(remembered), masks=masks, provenance=provenance)
+
+
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> Network:
+    """The dense network; a model of another dtype may not run on the saved example inputs."""
+    try:
+        return trace(model, args, kwargs)
+    except TraceError as error:
+        own, saved = model.state_dict(), _read_weights(path / "weights.safetensors")
+        for key in sorted(own.keys() & saved.keys()):
+            if own[key].dtype != saved[key].dtype:
+                raise CheckpointError(
+                    f"{path} was saved in {saved[key].dtype}, and this {type(model).__name__} is {own[key].dtype} (see {key!r}); "
+                    f"load into model.to({saved[key].dtype})"
+                ) from error
+        raise
 
 
 def _edited(network: Network, edits: list[str], path: Path) -> Network:

@@ -112,6 +112,35 @@ def test_fields_are_checked(folder: Path, field: str, value: object, message: st
         fxsparse.load(folder, cases.Residual())
 
 
+def test_half_precision_and_models_of_another_dtype(tmp_path: Path) -> None:
+    network = fxsparse.trace(cases.Residual().half(), torch.randn(2, 3, 8, 8).half())
+    fxsparse.save(network.shrink({"stem": [0, 2, 5]}), tmp_path)
+    again = fxsparse.load(tmp_path, cases.Residual().half())
+    assert {parameter.dtype for parameter in again.module.parameters()} == {torch.float16}
+    with pytest.raises(fxsparse.CheckpointError, match=r"saved in torch.float16, and this Residual is torch.float32 \(see 'a\.bias'\)"):
+        fxsparse.load(tmp_path, cases.Residual())
+
+
+def test_a_network_without_values_is_not_saved(tmp_path: Path) -> None:
+    network = fxsparse.trace(cases.Residual().to("meta"), torch.randn(2, 3, 8, 8))
+    with pytest.raises(fxsparse.CheckpointError, match="'stem.weight' is on the meta device"):
+        fxsparse.save(network.shrink({"stem": [0, 2, 5]}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_none_stay(tmp_path: Path) -> None:
+    model = cases.Residual()
+    with torch.no_grad():
+        model.stem.weight[2] = float("nan")
+        model.a.weight[1] = float("inf")
+    network = fxsparse.trace(model, torch.randn(2, 3, 8, 8))
+    small = network.shrink({"stem": [0, 2, 5]})
+    fxsparse.save(small, tmp_path, journal=True)
+    for back in (small.regrow(), fxsparse.load(tmp_path, cases.Residual()).regrow()):
+        for key, tensor in back.module.state_dict().items():
+            assert torch.equal(tensor.nan_to_num(9.0), model.state_dict()[key].nan_to_num(9.0))
+
+
 def test_an_interrupted_save_leaves_the_old_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 

@@ -1,6 +1,8 @@
-"""Widths for a latency: the knapsack along an exponential schedule of targets, its costs being looked at again at each."""
+"""Widths for a latency: the knapsack along an exponential schedule of targets, its costs being looked at again at each; then exchanges."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +16,17 @@ STAGES = 10
 EXTRA = 10  # when the target is missed, because savings in one layer were counted for both of its sides
 BINS = 2000
 LEVELS = 16  # of each group at each stage
+PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # of all MACs, in all importance
+MARGIN = 1.015  # for what widths in whole steps leave over
+EXCHANGES = 200
 
 
-def widths_for_latency(search: Search) -> Widths:
-    """Widths whose predicted time is at most the target, with the most importance that the knapsack finds."""
+def widths_for_latency(search: Search, macs: Callable[[Widths], float] | None = None) -> Widths:
+    """Widths whose predicted time is at most the target, with the most importance that the search finds.
+
+    With `macs`, of those that keep at least the MACs that uniform pruning keeps in this time: where an engine is as fast in all layers,
+    importance alone would pick layers that are a little slower than others.
+    """
     walk = Walk(search)
     now, least = search.measure(search.start), search.measure(walk.floor())
     if search.target >= now:
@@ -31,7 +40,7 @@ def widths_for_latency(search: Search) -> Widths:
         if stage >= STAGES and search.measure(walk.widths) <= search.target:
             break
     walk.trim()
-    return walk.widths
+    return walk.widths if macs is None else _with_macs(walk, macs)
 
 
 def _stage(walk: Walk, target: float) -> Widths:
@@ -62,3 +71,99 @@ def _stage(walk: Walk, target: float) -> Widths:
     for p, line, level in zip(walk.positions, levels, picked, strict=True):
         found[p] = line[level]
     return found
+
+
+# ---- MACs beside importance -------------------------------------------------------------------------------------------------------
+
+
+class _Worth:
+    """Importance kept, and MACs kept at a price, each as a share."""
+
+    def __init__(self, walk: Walk, macs: Callable[[Widths], float], price: float) -> None:
+        self.sums = {p: np.concatenate([[0.0], np.cumsum(walk.ranked[p])]) for p in walk.positions}
+        self.whole = max(sum(float(each[-1]) for each in self.sums.values()), 1e-300)
+        self.macs, self.price = macs, price / macs(walk.search.start)
+
+    def __call__(self, widths: Widths) -> float:
+        kept = sum(float(each[int(widths[p])]) for p, each in self.sums.items()) / self.whole
+        return kept + self.price * self.macs(widths) if self.price else kept
+
+
+def _with_macs(walk: Walk, macs: Callable[[Widths], float]) -> Widths:
+    """The lowest price of MACs at which exchanges, from these widths or from uniform ones, lead to as many as uniform pruning keeps."""
+    uniform = _uniform(walk)
+    wanted = MARGIN * macs(uniform)
+    starts = [walk.widths, uniform]
+    for price in PRICES:
+        worth = _Worth(walk, macs, price)
+        starts = [_exchanged(walk, worth, widths) for widths in starts]
+        enough = [widths for widths in starts if macs(widths) >= wanted]
+        if enough:
+            importance = _Worth(walk, macs, 0.0)
+            return max(enough, key=importance)
+    return max(starts, key=macs)
+
+
+def _uniform(walk: Walk) -> Widths:
+    """All groups at the same share, the largest that is fast enough."""
+    widths, low, high = walk.floor(), 0.0, 1.0
+    for _ in range(20):
+        share = (low + high) / 2
+        tried = walk.search.start.copy()
+        for p in walk.positions:
+            tried[p] = walk.nearest(p, share * tried[p], tried[p])
+        if walk.search.measure(tried) <= walk.search.target:
+            widths, low = tried, share
+        else:
+            high = share
+    return widths
+
+
+def _exchanged(walk: Walk, worth: _Worth, widths: Widths) -> Widths:
+    """One group a step or two narrower and another wider, as long as that is worth more and fast enough."""
+    measure, target = walk.search.measure, walk.search.target
+    best = worth(widths)
+    for _ in range(EXCHANGES):
+        time = measure(widths)
+        moves = [(p, level) for p in walk.positions for level in _near(walk, p, widths[p])]
+        effects = []
+        for p, level in moves:
+            tried = widths.copy()
+            tried[p] = level
+            effects.append((measure(tried) - time, worth(tried) - best))
+        pair = _best_pair(moves, np.array(effects), widths, target - time)
+        if pair is None:
+            break
+        tried = widths.copy()
+        for p, level in pair:
+            tried[p] = level
+        if measure(tried) > target or worth(tried) <= best:
+            break  # the two touch the same layer, and are not what they are one by one
+        widths, best = tried, worth(tried)
+    return widths
+
+
+def _near(walk: Walk, p: int, width: float) -> list[float]:
+    levels, at = walk.levels[p], int(np.searchsorted(walk.levels[p], width))
+    return [float(levels[at + step]) for step in (-2, -1, 1, 2) if 0 <= at + step < len(levels)]
+
+
+def _best_pair(
+    moves: list[tuple[int, float]], effects: npt.NDArray[np.float64], widths: Widths, room: float
+) -> list[tuple[int, float]] | None:
+    """The one move or two that are worth most and fit into the time."""
+    if not moves:
+        return None
+    groups = np.array([p for p, _ in moves])
+    wider = np.array([level > widths[p] for p, level in moves])
+    times, gains = effects[:, 0], effects[:, 1]
+    alone = np.where(times <= room, gains, -np.inf)
+    sums = gains[:, None] + gains[None, :]
+    allowed = (times[:, None] + times[None, :] <= room) & (groups[:, None] != groups[None, :]) & (wider[:, None] != wider[None, :])
+    both = np.where(allowed, sums, -np.inf)
+    if max(alone.max(), both.max()) <= 1e-9:
+        return None
+    if alone.max() >= both.max():
+        return [moves[int(alone.argmax())]]
+    first, second = np.unravel_index(int(both.argmax()), both.shape)
+    return [moves[int(first)], moves[int(second)]]

@@ -75,7 +75,15 @@ def as_criterion(said: Any, seed: int = 0) -> Criterion:
 
 def scored(criterion: Criterion, network: Network, groups: Sequence[str], data: Data) -> dict[str, Scores]:
     """The scores of these groups, checked: one finite number for each living unit."""
-    found = criterion(network, groups, data)
+    try:
+        found = criterion(network, groups, data)
+    except NotImplementedError as error:
+        empty = next((key for key, tensor in network.tensors().items() if tensor.is_meta), None)
+        if empty is None:
+            raise
+        raise PassError(
+            f"the criterion looks at weights, and {empty} has no values (it is on the meta device); load the weights first"
+        ) from error
     if not isinstance(found, Mapping):
         raise PassError(f"a criterion gives a table of scores, group name -> a number for each living unit, not a {type(found).__name__}")
     result: dict[str, Scores] = {}

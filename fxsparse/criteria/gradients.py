@@ -41,7 +41,9 @@ def gradients(network: Network, data: Data, what: str) -> Iterator[dict[str, Ten
         for name, module in network.module.named_modules():
             module.training = modes[name]
     if not seen:
-        raise PassError(f"{what} needs gradients, and the data holds no batch")
+        raise PassError(
+            f"{what} needs gradients, and the data holds no batch; a generator is used up after one look, so give a list or a DataLoader"
+        )
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        said = str(error).splitlines()[0] if str(error) else ""
+        reason = said if " " in said else f"{type(error).__name__} {said}".strip()  # a KeyError says a number and nothing else
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors file, or a state dict written by torch.save"
         ) from error

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor
 
 from fxsparse.errors import PassError
@@ -70,7 +71,7 @@ class Pass:
         return self._remembered(result) if result.modified else result
 
     def _remembered(self, result: PassResult) -> PassResult:
-        line = f"{self} (fxsparse {__version__})"
+        line = f"{self} (fxsparse {__version__}, torch {torch.__version__})"
         object.__setattr__(result.network, "provenance", (*result.network.provenance, line))
         return result
 

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from fxsparse.report.charts import Point, scatter, short
-from fxsparse.report.run import MEASURES, Run
+from fxsparse.report.run import MEASURES, NEARLY, Run
 
-NEARLY = 0.99  # some weights of a dense network happen to be zero
 AXES = {"latency_ms": "latency (ms)", "macs": "MACs", "parameters": "parameters", "nonzeros": "weights not zero", "bytes": "size (bytes)"}
 
 

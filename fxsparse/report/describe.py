@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from fxsparse.budgets.latency_table import machine
 from fxsparse.network import Network
-from fxsparse.report.run import Density, GroupLine, LayerLine, MemberLine, Run
+from fxsparse.report.run import NEARLY, Density, GroupLine, LayerLine, MemberLine, Run
 from fxsparse.version import __version__
 
 POSITIONS = "works along k"  # kernel positions are protected in every convolution, which is no news
@@ -99,9 +99,9 @@ def _kind(network: Network, layer: str) -> str:
 
 
 def densities_of(tensors: Iterable[tuple[str, Tensor]]) -> tuple[Density, ...]:
-    """Of weight tensors, biases and norms left out; empty when all are dense."""
+    """Of weight tensors, biases and norms left out; empty for a dense network, in which some weights may happen to be zero."""
     found = [Density(key, int(torch.count_nonzero(t)), t.numel()) for key, t in tensors if t.dim() >= 2 and t.is_floating_point()]
-    return tuple(found) if any(each.nonzeros < each.weights for each in found) else ()
+    return tuple(found) if sum(each.nonzeros for each in found) < NEARLY * sum(each.weights for each in found) else ()
 
 
 def environment() -> dict[str, str]:

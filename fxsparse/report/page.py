@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from fxsparse.version import __version__
 
 ENVIRONMENT = jinja2.Environment(
     loader=jinja2.PackageLoader("fxsparse.report"),
-    autoescape=False,
+    autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     keep_trailing_newline=False,
@@ -53,10 +54,15 @@ class Section:
     def narrowed(self) -> list[LayerLine]:
         return [layer for layer in self.run.layers if layer.before != layer.after or layer.parameters_before != layer.parameters_after]
 
-    def share(self, width: int) -> str:
-        """Of the widest group of the run, in percent."""
-        widest = max(max(group.before, group.after) for group in self.changed)
-        return f"{100 * width / max(1, widest):.1f}"
+    def length(self, group: GroupLine) -> float:
+        """Of a group's bar, in percent: by the root of its width, so that three heads are seen beside three thousand channels."""
+        widest = max(max(each.before, each.after) for each in self.changed)
+        return 100 * math.sqrt(max(group.before, group.after) / max(1, widest))
+
+    def bars(self, group: GroupLine) -> tuple[str, str]:
+        """The bars before and after, which share one scale."""
+        unit = self.length(group) / max(1, group.before, group.after)
+        return f"{unit * group.before:.1f}", f"{unit * group.after:.1f}"
 
     def part(self, layer: LayerLine) -> str:
         return f"{min(100.0, 100 * layer.parameters_after / max(1, layer.parameters_before)):.1f}"

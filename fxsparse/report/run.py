@@ -15,6 +15,7 @@ from fxsparse.errors import CheckpointError
 
 FORMAT = "fxsparse-report/1"
 FILE = "report.json"
+NEARLY = 0.99  # a network with this part of its weights not zero is dense
 LARGEST = 64 << 20  # bytes of a file that is read whole
 
 # Measures, in the order of the page: key -> (heading, whether less is better).

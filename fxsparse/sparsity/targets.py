@@ -33,6 +33,9 @@ class Target:
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside DistributedDataParallel, torch.compile and averaged copies."""
+    if not isinstance(model, nn.Module):
+        hint = "give its .module" if hasattr(model, "module") else "the model comes first, then the optimizer"
+        raise Error(f"a {type(model).__name__} stands where the model should, which is a torch.nn.Module; {hint}")
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel | nn.DataParallel) or type(model).__name__ == "AveragedModel":
             model = model.get_submodule("module")

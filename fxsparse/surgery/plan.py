@@ -29,7 +29,9 @@ def checked(structure: Structure, plan: Units, living: Mapping[str, tuple[int, .
     for name, wanted in plan.items():
         group = structure.groups.get(name)
         if group is None:
-            raise PlanError(f"there is no group {name!r}{nearest(str(name), structure.groups)}; `fxsparse inspect` lists them")
+            raise PlanError(
+                f"there is no group {name!r}{nearest(str(name).removesuffix('.weight'), structure.groups)}; `fxsparse inspect` lists them"
+            )
         result[name] = numbers(name, wanted, living[name])
         if not group.prunable and len(result[name]) != len(living[name]):
             raise PlanError(f"group {name!r} may not lose a unit: {group.reason}")
@@ -38,11 +40,14 @@ def checked(structure: Structure, plan: Units, living: Mapping[str, tuple[int, .
 
 def numbers(name: str, wanted: Sequence[int], allowed: Sequence[int]) -> tuple[int, ...]:
     """Unit numbers, checked against those that exist."""
+    if _is_mask(wanted):
+        raise PlanError(f"the units of group {name!r} are given as their numbers, not as a mask; give mask.nonzero().flatten()")
     try:
-        units = [int(u) for u in (wanted.tolist() if hasattr(wanted, "tolist") else wanted)]
-        if any(isinstance(u, bool) or float(u) != float(v) for u, v in zip(wanted, units, strict=True)):
+        given = list(wanted.tolist() if hasattr(wanted, "tolist") else wanted)
+        units = [int(u) for u in given]
+        if isinstance(wanted, (str, bytes)) or any(isinstance(u, (bool, str, bytes)) or u != v for u, v in zip(given, units, strict=True)):
             raise TypeError
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise PlanError(f"the units of group {name!r} are given as a list of their numbers, such as [0, 3, 4], not as {wanted!r}") from None
     if not units:
         raise PlanError(f"group {name!r} would be left without units; keep at least one")
@@ -54,6 +59,12 @@ def numbers(name: str, wanted: Sequence[int], allowed: Sequence[int]) -> tuple[i
         span = f"0 to {max(allowed)}" if len(allowed) == max(allowed) + 1 else f"{len(allowed)} numbers up to {max(allowed)}"
         raise PlanError(f"group {name!r} has no living unit {strangers[0]}; its units are {span}")
     return tuple(sorted(units))
+
+
+def _is_mask(wanted: object) -> bool:
+    """Truth values: an array or tensor of them, or a list."""
+    items = wanted if isinstance(wanted, (list, tuple)) else ()
+    return str(getattr(wanted, "dtype", "")).removeprefix("torch.") == "bool" or any(isinstance(item, bool) for item in items)
 
 
 def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Prediction:

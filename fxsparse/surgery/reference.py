@@ -23,6 +23,7 @@ from fxsparse.errors import VerificationError
 from fxsparse.surgery.reference_living import Living
 from fxsparse.surgery.reference_state import randomised_state
 from fxsparse.tracing.copies import double_copy
+from fxsparse.tracing.outputs import output_tensors
 
 __all__ = ["InDouble", "Reference", "Taint", "randomised_state", "run_in_double", "run_reference", "tainted_state"]
 
@@ -80,13 +81,13 @@ def run_in_double(
     *,
     spend: bool = False,
 ) -> list[list[Tensor]]:
-    """The tensors among the outputs, and those among the results of each probed submodule, call by call. A state to `spend` is used itself."""
+    """The tensors among the outputs, and those among the results of each probed submodule, call by call. One to `spend` is not copied."""
     args, kwargs = tree_map_only(Tensor, lambda t: _widened(t.clone()), (args, dict(kwargs)))
     own = {id(t): t if spend else t.clone() for t in state.values()}  # a buffer that the run changes must not change the caller's
     seen: list[list[Tensor]] = []
 
     def note(module: nn.Module, inputs: Any, out: Any) -> None:
-        seen.append([t.clone() for t in tree_leaves(out) if isinstance(t, Tensor)])
+        seen.append([t.clone() for t in output_tensors(out)])
 
     with contextlib.ExitStack() as stack:
         for name in probes:
@@ -94,7 +95,7 @@ def run_in_double(
         stack.enter_context(_plain_kernels())
         stack.enter_context(mode)
         out = torch.func.functional_call(twin, {key: own[id(t)] for key, t in state.items()}, args, dict(kwargs), tie_weights=False)
-    return [[leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)], *seen]
+    return [output_tensors(out), *seen]
 
 
 @contextlib.contextmanager

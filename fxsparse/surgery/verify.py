@@ -54,6 +54,9 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
     Parameters and buffers are random, so that zero-initialised scales hide nothing; the proof is of the structure and holds for every
     value. `inputs` (positional arguments) replace the example inputs.
     """
+    for each in (wide, narrow):
+        if not hasattr(each, "origin"):
+            raise PlanError(f"verify compares two Networks, as fxsparse.trace and shrink make them, and got a {type(each).__name__}")
     if wide.origin is not narrow.origin:
         raise PlanError("verify compares networks that come from one trace; these two do not")
     strangers = [name for name, units in narrow.living.items() if not set(units) <= set(wide.living[name])]

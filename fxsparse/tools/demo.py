@@ -122,8 +122,11 @@ def run_steps(steps: list[Step], console: Console) -> None:
     for number, step in enumerate(steps, 1):
         console.print(f"\n{number}/{len(steps)}  {step.title}", style="bold")
         console.print(step.text)
-        lines = Syntax(step.code.rstrip(), "python", theme="ansi_dark", background_color="default", word_wrap=True)
-        console.print(lines if console.is_terminal else "\n".join(f"    {line}".rstrip() for line in step.code.splitlines()))
+        if console.is_terminal:
+            coloured = Syntax(step.code.rstrip(), "python", theme="ansi_dark", background_color="default", word_wrap=True)
+            console.print(coloured, soft_wrap=False)  # what does not fit goes to the next line, and is not cut off
+        else:
+            console.print("\n".join(f"    {line}".rstrip() for line in step.code.splitlines()))
         exec(compile(step.code, f"<demo: {step.title}>", "exec"), names)
 
 

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
 from fxsparse.tracing.lists import lists_on_meta
+from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
@@ -249,7 +250,20 @@ def meta_inputs(args: Any) -> Any:
 
 
 def describe(args: Any) -> str:
-    return ", ".join(str(tuple(leaf.shape)) if isinstance(leaf, Tensor) else repr(leaf) for leaf in tree_leaves(args)) or "nothing"
+    """The shapes of tensors, and other arguments as they are, unless they are long."""
+
+    def words(leaf: Any) -> str:
+        if isinstance(leaf, Tensor):
+            return str(tuple(leaf.shape))
+        text = repr(leaf)
+        return text if len(text) < 60 and "\n" not in text else f"a {type(leaf).__name__}"
+
+    return ", ".join(map(words, tree_leaves(args))) or "nothing"
+
+
+def first_line(error: Exception) -> str:
+    """What an error of torch says, without the table that may follow."""
+    return str(error).strip().partition("\n")[0].strip().removesuffix(", but expected one of:").rstrip(".")
 
 
 def record(
@@ -275,9 +289,15 @@ def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
         raise
     except Exception as error:
         where = recorder.failed or type(copy).__name__
+        given = describe((args, kwargs or {}))
         raise TraceError(
-            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs or {}))}: {error}; "
+            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {given}: {first_line(error)}; "
             "check that model(*example_inputs) runs"
         ) from error
-    recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor))
+    tensors = output_tensors(out)
+    if not tensors:
+        raise TraceError(
+            f"the model returns no tensor, but {type(out).__name__}; return tensors, in tuples, lists or dicts if there are several"
+        )
+    recorder.tape.outputs = tuple(map(recorder.ref, tensors))
     return recorder.tape

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 from torch.utils._pytree import TreeSpec
 
 from fxsparse.errors import TraceError
@@ -51,9 +52,16 @@ def _refuse(model: Any) -> None:
     if isinstance(model, TracedModule):
         raise TraceError("this module was traced already; trace the user's model, or use the Network that holds it")
     if not isinstance(model, nn.Module):
-        raise TraceError(f"fxsparse traces a torch.nn.Module, not a {type(model).__name__}; wrap the function in a module")
+        raise TraceError(
+            f"fxsparse traces a torch.nn.Module, not a {type(model).__name__}; pass an instance, or wrap the function in a module"
+        )
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise TraceError("this model is compiled; pass the one inside, model._orig_mod, and compile the result")
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if is_lazy(tensor):
+            raise TraceError(
+                f"{name!r} has no shape yet; run the model once on real inputs, so that its lazy modules make their parameters"
+            )
     for name, module in model.named_modules():
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise TraceError(

@@ -79,7 +79,8 @@ class TracedModule(nn.Module):
         leaves, spec = flatten_call(type(self), args, kwargs)
         if spec != traced.in_spec:
             raise TraceError(
-                f"{type(self).__name__} was traced with other arguments: it takes {traced.in_spec}, and got {spec}; trace it again"
+                f"{type(self).__name__} was traced with other arguments: it takes {_spelled(traced.in_spec)}, and got {_spelled(spec)}; "
+                "call it so, or trace it again"
             )
         for position, value in traced.constants:
             given = leaves[position]
@@ -143,6 +144,17 @@ def flatten_call(cls: type, args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec
     except (TypeError, ValueError):
         given = {"args": args, **kwargs}
     return tree_flatten(given)
+
+
+def _spelled(spec: TreeSpec) -> str:
+    """Arguments by name, with an underscore for each tensor or plain value."""
+    given = tree_unflatten([_Blank()] * spec.num_leaves, spec)
+    return ", ".join(f"{name}={value!r}" for name, value in given.items()) or "nothing"
+
+
+class _Blank:
+    def __repr__(self) -> str:
+        return "_"
 
 
 def original_class(cls: type) -> type:

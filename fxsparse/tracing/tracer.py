@@ -21,7 +21,7 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.numbers import Traced, TracedInt, building
-from fxsparse.tracing.recorder import Recorder, as_arguments, describe, meta_inputs, recording
+from fxsparse.tracing.recorder import Recorder, as_arguments, describe, first_line, meta_inputs, recording
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
@@ -356,7 +356,7 @@ def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mod
     except Exception as error:
         where = recorder.failed or type(root).__name__
         raise TraceError(
-            f"{type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs))}: {error}; "
+            f"{type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs))}: {first_line(error)}; "
             "check that model(*example_inputs) runs"
         ) from error
     finally:

@@ -44,8 +44,7 @@ class Recurrent(nn.Module):
 FORMS = [(1, False, "sequence"), (2, False, "last state"), (1, True, "last states"), (2, True, "sequence")]
 
 
-@pytest.mark.parametrize("form", FORMS, ids=str)
-@pytest.mark.parametrize("first", ["none", "zeros", "computed"])
+@pytest.mark.parametrize(("form", "first"), list(zip(FORMS, ("none", "zeros", "computed", "zeros"), strict=True)), ids=str)
 @pytest.mark.parametrize("cls", [nn.RNN, nn.GRU, nn.LSTM], ids=lambda cls: cls.__name__)
 def test_hidden_units_are_one_group_of_any_size(cls: Any, first: str, form: tuple[int, bool, str]) -> None:
     torch.manual_seed(0)

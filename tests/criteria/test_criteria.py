@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import fxsparse
 from fxsparse.criteria import FPGM, BatchNormScale, BatchNormTaylor, Data, Magnitude, Random, Taylor
-from fxsparse.criteria.base import scored
+from fxsparse.criteria.base import as_criterion, scored
 from fxsparse.criteria.units import relative
 from fxsparse.errors import PassError
 from fxsparse.models import build
@@ -144,3 +144,31 @@ def test_torch_pruning_s_importance_says_of_our_groups_what_it_says_of_its_own(s
             np.testing.assert_allclose(ours[name], wanted, rtol=1e-4)
             compared += 1
     assert compared >= 5
+
+
+def test_weights_that_are_not_there() -> None:
+    with torch.device("meta"):
+        model = Net()
+    net = fxsparse.trace(model.eval(), torch.randn(2, 2, 5, 5))
+    with pytest.raises(PassError, match=r"a\.weight has no values \(it is on the meta device\)"):
+        scored(Magnitude(), net, ["a"], Data())
+    assert len(scored(Random(), net, ["a"], Data())["a"]) == 6
+
+
+def test_data_that_the_network_cannot_take() -> None:
+    labels = torch.tensor([0, 1])
+    with pytest.raises(PassError, match=r"the network cannot take a batch of shape \(2, 3, 5, 5\)"):
+        scored(Taylor(), network(), ["b"], Data([(torch.randn(2, 3, 5, 5), labels)]))
+    with pytest.raises(
+        PassError, match=r"no cross-entropy of outputs \(2, 3\) and targets \(2,\): Target 7 is out of bounds; give data of"
+    ):
+        scored(Taylor(), network(), ["b"], Data([(torch.randn(2, 2, 5, 5), labels + 6)]))
+
+
+@pytest.mark.peers
+def test_torch_pruning_s_objects_that_need_gradients() -> None:
+    peer = pytest.importorskip("torch_pruning")
+    taylor = peer.importance.GroupTaylorImportance()
+    with pytest.raises(PassError, match=r"GroupTaylorImportance failed on group 'b': .*; where it reads gradients, give data=loader"):
+        scored(as_criterion(taylor), network(), ["b"], Data())
+    assert len(scored(as_criterion(taylor), network(), ["b"], Data(batches()))["b"]) == 5

@@ -86,16 +86,16 @@ def assert_same_outputs(one: nn.Module, other: nn.Module, args: tuple[Any, ...],
 
 
 def samples_stay_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
-    """Whether two samples give the same results in a batch of three, in another order."""
-    twin = copy.deepcopy(module).double().eval()
+    """Whether two samples give the same results in a batch of three, in another order; what a wrong size would do is not small."""
+    twin = copy.deepcopy(module).eval()
 
     def run(samples: list[int]) -> list[Tensor]:
-        some = tree_map_only(Tensor, lambda t: (t.double() if t.is_floating_point() else t)[samples], (args, dict(kwargs or {})))
+        some = tree_map_only(Tensor, lambda t: t[samples], (args, dict(kwargs or {})))
         with torch.no_grad():
             return [leaf for leaf in tree_leaves(twin(*some[0], **some[1])) if isinstance(leaf, Tensor)]
 
     return all(
-        len(three) == 3 and torch.allclose(three, two[[1, 0, 1]], rtol=1e-7, atol=1e-7)
+        len(three) == 3 and torch.allclose(three, two[[1, 0, 1]], rtol=1e-3, atol=1e-3 * float(two.abs().max()))
         for two, three in zip(run([0, 1]), run([1, 0, 1]), strict=True)
     )
 

@@ -334,6 +334,30 @@ def test_a_bias_that_is_not_the_layers_own_stays() -> None:
     assert result.notes == ("a: 1 units are constant and stay: the bias of b is not its own",)
 
 
+@pytest.mark.parametrize("bias", [0.0, 0.4])
+def test_a_norm_along_the_channels_misses_only_zeros(bias: float) -> None:
+    class Normalised(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.a(x)
+            out: Tensor = self.b(x) / x.norm(dim=1, keepdim=True)
+            return out
+
+    model = prepared(Normalised(), a=[1, 4])
+    with torch.no_grad():
+        model.get_parameter("a.bias")[[1, 4]] = bias
+    network = traced(model, 2, 4)
+    result = EliminateDeadChannels()(network)
+    if bias:
+        assert result.notes == ("a: 2 units are constant and stay: a sum over channels would miss it",)
+    else:
+        assert units(result, "a") == (0, 2, 3, 5)
+    assert_same(network, result.network, 4)
+
+
 def test_numbers_from_sizes_are_no_constants() -> None:
     """Traced on one image size, the constant would be another one on the next."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import fxsparse
 from fxsparse.errors import CheckpointError
@@ -54,6 +55,7 @@ def test_layers_that_a_pass_took_away_have_no_shape_left() -> None:
 def test_densities_are_told_of_sparse_networks_alone() -> None:
     before, _ = networks()
     assert densities_of(before.module.state_dict().items()) == ()
+    assert densities_of([("a", torch.tensor([[0.0] + [1.0] * 199]))]) == (), "a weight may happen to be zero"
     sparse = fxsparse.Pipeline.parse("mask{sparsity=0.5}")(before).network
     run = run_of("sparse", sparse)
     assert 0 < run.measures["nonzeros"] < run.measures["parameters"]

@@ -16,7 +16,7 @@ import fxsparse
 class Around(nn.Module):
     """Two linear layers, and a function between them that keeps the shape (batch, length, 24)."""
 
-    def __init__(self, between: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, between: Callable[[Tensor], Any]) -> None:
         super().__init__()
         self.first, self.last = nn.Linear(6, 24), nn.Linear(24, 3)
         self.between = between
@@ -53,13 +53,13 @@ def chunks_of_heads_and_batch(y: Tensor) -> Tensor:
     return torch.cat([b.relu(), a], 0).view(4, batch, length, 6).permute(1, 2, 0, 3).reshape(batch, length, 24)
 
 
-def split_over_positions_and_batch(y: Tensor) -> Tensor:
+def split_over_positions_and_batch(y: Tensor) -> Any:
     batch, length, _ = y.shape
     flat = y.reshape(batch * length, 4, 6).reshape(batch * length * 4, 6)
     return flat.relu().unflatten(0, (batch * length, 4)).flatten(1).view(batch, length, 24)
 
 
-FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
+FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "batch x heads": heads_in_the_batch,
     "zeros": two_sizes_of_heads_and_batch,
     "slices": slices_of_heads_and_batch,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -88,6 +89,8 @@ def test_a_plain_argument_is_part_of_the_graph() -> None:
     _, network = trace(lambda y, factor: y * factor, x, 3)
     with pytest.raises(fxsparse.TraceError, match="trace it again"):
         network(x, 4)
+    with pytest.raises(fxsparse.TraceError, match=r"it takes x=_, args=\(_,\), and got x=_; call it so, or trace it again"):
+        network(x)
 
 
 class Auxiliary(nn.Module):
@@ -161,6 +164,26 @@ def test_values_that_cannot_be_made_up_are_named() -> None:
         trace(lambda y: y * float(y.detach().numpy().sum()), torch.randn(2, 4))
 
 
+@dataclass
+class Answer:
+    """A result that torch's trees do not open."""
+
+    logits: Tensor
+    more: list[Tensor]
+
+
+def test_what_stands_in_a_users_result_class_is_an_output() -> None:
+    network = trace(lambda y: Answer(y.relu(), [y]), torch.randn(2, 4))[1]
+    assert network.group("fc").reason == "the network's output" and not network.group("fc").prunable
+    assert isinstance(network(torch.randn(3, 4)), Answer)
+
+
+@pytest.mark.parametrize("result", [None, 3, {"a": []}])
+def test_a_model_without_tensors_in_its_result_is_refused(result: Any) -> None:
+    with pytest.raises(fxsparse.TraceError, match="returns no tensor, but"):
+        trace(lambda y: result, torch.randn(2, 4))
+
+
 def test_a_part_that_is_called_in_two_ways_stays_python() -> None:
     class Flagged(nn.Module):
         def __init__(self) -> None:
@@ -197,6 +220,17 @@ def test_a_tensor_whose_axes_turn_in_place_is_another_value_from_then_on() -> No
 def test_a_model_that_raises_says_where() -> None:
     with pytest.raises(fxsparse.TraceError, match=r"'fc'.*\(2, 5\).*check that model"):
         trace(lambda y: y, torch.randn(2, 5))
+
+
+def test_other_inputs_are_described_in_one_line() -> None:
+    wrong: Any = torch.randn(40, 40).numpy()
+    with pytest.raises(fxsparse.TraceError, match=r"^the model raised TypeError in 'fc' in eval mode for inputs a ndarray: [^\n]*$"):
+        trace(lambda y: y, wrong)
+
+
+def test_lazy_modules_must_be_made_first() -> None:
+    with pytest.raises(fxsparse.TraceError, match=r"'0.weight' has no shape yet; run the model once"):
+        fxsparse.trace(nn.Sequential(nn.LazyLinear(4)), torch.randn(2, 3))
 
 
 def test_what_is_no_module_is_refused() -> None:

@@ -85,7 +85,7 @@ class _Look:
             return self.convolution()
         if name in ("aten.mm", "aten.addmm", "aten.bmm", "aten.baddbmm"):
             return self.matrices()
-        if name == "aten.sum":
+        if name in ("aten.sum", "aten.linalg_vector_norm", "aten.norm"):
             return self.sum()
         if name == "aten.native_group_norm":
             return self.group_norm()
@@ -125,7 +125,7 @@ class _Look:
                     self.found.ends.add(each)
 
     def sum(self) -> None:
-        """A summand may go when it is zero."""
+        """A summand may go when it is zero, and so may one of the powers in a norm."""
         ref = self.step.arg("self")
         x, shape, dims = self.step.look(ref), self.step.shape(ref), self.step.arg("dim")
         chosen = range(len(shape)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims

@@ -89,7 +89,7 @@ METHODS: dict[str, Settings] = {
     "pot": Settings(objective="layer-wise", allocation="erk", dynamic=False),
     "magnitude": Settings(objective="none", allocation="global", dynamic=False, recalibrate=False),
     "magnitude-bn": Settings(objective="none", allocation="global", dynamic=False),
-    "recommended": Settings(objective="distillation", features=4.0, allocation="global", dynamic=False, augment=True, lr=0.03),
+    "recommended": Settings(objective="distillation", features=20.0, allocation="global", dynamic=False, augment=True, lr=0.015),
 }
 
 

@@ -39,7 +39,7 @@ class Latency:
         self.table, self.remeasure = table, remeasure
         self.meter = LatencyMeter(network.origin.structure, table)
         self.first = network
-        self._calibrate(measured)
+        self.whole = self._calibrate(measured)
         self.anchor: tuple[float, float] | None = None  # of the last pruned network: what the table says, and what was measured
         self.reports: list[tuple[float, float]] = []
 
@@ -129,8 +129,8 @@ class Latency:
         self.anchor = None if state["anchor"] is None else (float(state["anchor"][0]), float(state["anchor"][1]))
         self.reports = [(float(predicted), float(measured)) for predicted, measured in state["reports"]]
 
-    def _calibrate(self, measured: float | None) -> None:
-        """Lay what the tables do not hold of the whole network on its layers and its activations."""
+    def _calibrate(self, measured: float | None) -> float:
+        """Lay what the tables do not hold of the whole network on its layers and its activations. Returns what it takes."""
         widths, inside = self.meter.widths(self.first.living), None
         if measured is None:
             on = self.table.engine
@@ -139,7 +139,7 @@ class Latency:
                 inside = self.meter.paired(widths, layers)
             measured = self._measured({"": self.first})[""]
         self.meter.calibrate(widths, measured, inside)
-        self.whole: float = self.meter(widths)
+        return self.meter(widths)
 
     def _measured(self, networks: Mapping[str, Network]) -> dict[str, float]:
         built = {name: self.table.engine.build(network) for name, network in networks.items()}

@@ -1,0 +1,125 @@
+"""Structural copies: everything that `copy.deepcopy` keeps, and tensors that are shared or replaced."""
+
+from __future__ import annotations
+
+import copy
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrizations
+
+from fxsparse.tracing.copies import copy_with, double_copy, duplicate, meta_copy, shared_copy
+
+
+class Odd(nn.Module):
+    """Holds all that modules hold, and more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.again = self.first
+        self.tied = nn.Parameter(self.first.weight.detach())
+        self.tied = self.first.weight
+        self.register_buffer("count", torch.zeros(2), persistent=False)
+        self.plain = torch.ones(4)
+        self.nested = {"a": [1, (2, self.first)], "b": {3, 4}, "c": OrderedDict(x=[]), 5: None}
+        self.recurrent = nn.LSTM(2, 3)
+        self.circle: list[Any] = [self]
+        self.circle.append(self.circle)
+        self.first.register_forward_hook(noted)
+        self.norm = parametrizations.weight_norm(nn.Linear(3, 2))
+
+
+def noted(module: nn.Module, args: Any, out: Tensor) -> Tensor:
+    return out + 1
+
+
+class Named(nn.Linear):
+    """Is copied in its own way."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Named:
+        made = Named(self.in_features, self.out_features)
+        made.extra = "own way"
+        return made
+
+
+class Slotted(nn.Linear):
+    __slots__ = ("kept",)
+
+
+def state(value: Any, seen: dict[int, int]) -> Any:
+    """A nested description of an object and of which of its parts are one."""
+    if isinstance(value, Tensor):
+        return type(value), seen.setdefault(id(value), len(seen)), tuple(value.shape)
+    if value is None or isinstance(value, (int, float, str, bool, type)) or (callable(value) and not isinstance(value, nn.Module)):
+        return value
+    if id(value) in seen:
+        return "seen", seen[id(value)]
+    seen[id(value)] = len(seen)
+    if isinstance(value, (list, tuple)):
+        return type(value), [state(item, seen) for item in value]
+    if isinstance(value, dict):
+        return type(value), [(key, state(item, seen)) for key, item in value.items()]
+    if isinstance(value, (set, frozenset)):
+        return type(value), sorted(value)
+    return type(value), [(key, state(item, seen)) for key, item in value.__dict__.items() if key != "_flat_weight_refs"]
+
+
+def test_a_copy_is_what_deepcopy_makes() -> None:
+    module = Odd()
+    assert state(duplicate(module, {}), {}) == state(copy.deepcopy(module), {})
+
+
+def test_a_copy_runs_alone() -> None:
+    module = Odd()
+    twin = duplicate(module, {})
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(twin.first(x), module.first(x))
+    twin.nested["a"].append("more")
+    twin.first._forward_hooks.clear()
+    assert len(module.nested["a"]) == 2
+    assert len(module.first._forward_hooks) == 1
+    assert twin.circle[0] is twin
+    assert twin.circle[1] is twin.circle
+
+
+@pytest.mark.parametrize("make", [lambda: Named(2, 2), lambda: Slotted(2, 2)], ids=["a __deepcopy__ of its own", "slots"])
+def test_what_is_copied_in_its_own_way(make: Callable[[], nn.Module]) -> None:
+    module = nn.Sequential(make(), nn.ReLU())
+    if isinstance(module[0], Slotted):
+        module[0].kept = "in a slot"
+    twin = duplicate(module, {})
+    assert getattr(twin[0], "extra", None) == ("own way" if isinstance(module[0], Named) else None)
+    assert getattr(twin[0], "kept", None) == getattr(module[0], "kept", None)
+    assert twin[0] is not module[0]
+
+
+def test_a_shared_copy_holds_the_very_tensors() -> None:
+    module = Odd()
+    twin = shared_copy(module)
+    assert all(a is b for a, b in zip(twin.parameters(), module.parameters(), strict=True))
+    assert twin.first is not module.first
+    assert twin.again is twin.first
+
+
+def test_a_meta_copy_has_shapes_and_ties_alone() -> None:
+    twin = meta_copy(Odd())
+    assert all(tensor.is_meta for tensor in (*twin.parameters(), *twin.buffers(), twin.plain))
+    assert twin.get_parameter("tied") is twin.get_parameter("first.weight")
+
+
+def test_what_is_kept_is_shared() -> None:
+    module = Odd()
+    twin = copy_with(module, lambda tensor: tensor, keep=[module.recurrent])
+    assert twin.recurrent is module.recurrent
+    assert twin.first is not module.first
+
+
+def test_a_hollow_copy_in_double_has_no_memory() -> None:
+    twin = double_copy(nn.Linear(1000, 1000), hollow=True)
+    assert [tuple(p.shape) for p in twin.parameters()] == [(1000, 1000), (1000,)]
+    assert all(p.dtype == torch.float64 and p.untyped_storage().nbytes() == 8 for p in twin.parameters())
