@@ -249,7 +249,7 @@ def write_tables(results: Path) -> None:
     small, dense = [run for run in files if run["scheme"] != "dense"], [run for run in files if run["scheme"] == "dense"]
     text = pruned_table([run for run in small if run["start"] == "pretrained"])
     text += cost_table([run for run in small if run["start"] != "pretrained"], dense)
-    write_between(DOCUMENT, "channels", "\n".join(text))
+    write_between(DOCUMENT, "channels", "\n".join(text) or "No run yet.")
 
 
 def measure_again(results: Path) -> None:

@@ -38,11 +38,16 @@ def fingerprint(network: Network) -> str:
 
 def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = False) -> None:
     """Write a network to a folder. With `journal`, removed values are written as well, so that a loaded network can regrow."""
+    if not isinstance(network, Network):
+        raise CheckpointError(f"save writes a Network, as fxsparse.trace makes it, and got a {type(network).__name__}")
     path = Path(folder)
     empty = next((key for key, tensor in network.module.state_dict().items() if tensor.is_meta), None)
     if empty is not None:
         raise CheckpointError(f"{empty!r} is on the meta device and has no values that could be saved; trace a model with values")
-    path.mkdir(parents=True, exist_ok=True)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CheckpointError(f"{path} cannot be made, as a file is in its place; give a folder") from error
     reading = network.origin.structure.reading
     weights = {k: t.detach().contiguous() for k, t in network.module.state_dict().items() if k not in reading.aliases}
     living = {name: list(units) for name, units in network.living.items() if len(units) != len(network.origin.structure.classes[name])}
@@ -187,8 +192,8 @@ def _read_weights(path: Path) -> dict[str, Tensor]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path} is not there; a saved network has structure.json and weights.safetensors") from None
+    except (FileNotFoundError, NotADirectoryError):
+        raise CheckpointError(f"{path} is not there; a saved network is a folder with structure.json and weights.safetensors") from None
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:

@@ -32,10 +32,9 @@ class Growth:
         self.bytes = (kilobytes("VmHWM") - self.held) * 1024
 
 
-def layers(width: int, **options: str) -> nn.Module:
-    return nn.Sequential(
-        nn.Linear(8, width, **options), nn.ReLU(), nn.Linear(width, width, **options), nn.ReLU(), nn.Linear(width, 8, **options)
-    )
+def layers(width: int, device: str = "cpu") -> nn.Module:
+    with torch.device(device):
+        return nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 8))
 
 
 def test_weights_that_fit_into_no_memory_are_analysed() -> None:

@@ -123,7 +123,7 @@ def test_half_precision_and_models_of_another_dtype(tmp_path: Path) -> None:
 
 def test_a_network_without_values_is_not_saved(tmp_path: Path) -> None:
     network = fxsparse.trace(cases.Residual().to("meta"), torch.randn(2, 3, 8, 8))
-    with pytest.raises(fxsparse.CheckpointError, match="'stem.weight' is on the meta device"):
+    with pytest.raises(fxsparse.CheckpointError, match=r"'stem\.weight' is on the meta device"):
         fxsparse.save(network.shrink({"stem": [0, 2, 5]}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

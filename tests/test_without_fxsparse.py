@@ -53,7 +53,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     example = torch.randn(2, 3, 6, 6)
     small = fxsparse.passes.Prune(macs=0.5)(fxsparse.trace(network().eval(), example)).network
     export_onnx(small, folder / "small.onnx", dynamic_batch=True)
-    free = {"args": ({0: torch.export.Dim("batch")},)}
+    free = {"input": {0: torch.export.Dim("batch")}}  # nn.Sequential.forward(self, input)
     torch.export.save(torch.export.export(small.module.eval(), (example,), dynamic_shapes=free), folder / "small.pt2")
     images = torch.randn(5, 3, 6, 6)
     with torch.no_grad():
@@ -73,8 +73,9 @@ def test_the_process_could_not_have_imported_it(folder: Path) -> None:
 
 
 def test_the_file_names_layers_and_shapes_for_whoever_looks_at_it(folder: Path) -> None:
-    """What Netron shows: weights by the model's own names, and the shape of every result."""
+    """What Netron shows: inputs and weights by the model's own names, and the shape of every result."""
     graph = onnx.load(folder / "small.onnx").graph
+    assert [each.name for each in graph.input] == ["input"]
     assert {"0.weight", "3.weight", "7.weight"} <= {each.name for each in graph.initializer}
     known = {each.name for each in (*graph.value_info, *graph.input, *graph.output)}
     assert {name for node in graph.node for name in node.output} <= known

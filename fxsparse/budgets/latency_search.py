@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 
 from fxsparse.budgets.knapsack import choose_levels
 from fxsparse.budgets.meter import Widths
-from fxsparse.budgets.search import Search, Walk
+from fxsparse.budgets.search import Limits, Search, Walk, widths_for
 from fxsparse.errors import BudgetError
 
 STAGES = 10
 EXTRA = 10  # when the target is missed, because savings in one layer were counted for both of its sides
 BINS = 2000
 LEVELS = 16  # of each group at each stage
-PRICES = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6)  # of all MACs, in all importance
-MARGIN = 1.015  # for what widths in whole steps leave over
+PRICES = (0.0, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0)  # of all MACs, in all importance
 EXCHANGES = 200
 
 
-def widths_for_latency(search: Search, macs: Callable[[Widths], float] | None = None) -> Widths:
+def widths_for_latency(search: Search, macs: Callable[[Widths], float] | None = None, whole: Limits | None = None) -> Widths:
     """Widths whose predicted time is at most the target, with the most importance that the search finds.
 
     With `macs`, of those that keep at least the MACs that uniform pruning keeps in this time: where an engine is as fast in all layers,
-    importance alone would pick layers that are a little slower than others.
+    importance alone would pick layers that are a little slower than others. `whole` are limits in whole steps of the engine, where those of
+    the search are finer for narrow groups: two widths of one layer may have to meet on a step before it becomes faster.
     """
     walk = Walk(search)
     now, least = search.measure(search.start), search.measure(walk.floor())
@@ -40,7 +41,7 @@ def widths_for_latency(search: Search, macs: Callable[[Widths], float] | None = 
         if stage >= STAGES and search.measure(walk.widths) <= search.target:
             break
     walk.trim()
-    return walk.widths if macs is None else _with_macs(walk, macs)
+    return walk.widths if macs is None else _with_macs(walk, macs, [search.limits] if whole is None else [search.limits, whole])
 
 
 def _stage(walk: Walk, target: float) -> Widths:
@@ -89,10 +90,10 @@ class _Worth:
         return kept + self.price * self.macs(widths) if self.price else kept
 
 
-def _with_macs(walk: Walk, macs: Callable[[Widths], float]) -> Widths:
+def _with_macs(walk: Walk, macs: Callable[[Widths], float], limits: Sequence[Limits]) -> Widths:
     """The lowest price of MACs at which exchanges, from these widths or from uniform ones, lead to as many as uniform pruning keeps."""
-    uniform = _uniform(walk)
-    wanted = MARGIN * macs(uniform)
+    uniform = max((_uniform(walk.search, each) for each in limits), key=macs)
+    wanted = macs(uniform)
     starts = [walk.widths, uniform]
     for price in PRICES:
         worth = _Worth(walk, macs, price)
@@ -104,19 +105,13 @@ def _with_macs(walk: Walk, macs: Callable[[Widths], float]) -> Widths:
     return max(starts, key=macs)
 
 
-def _uniform(walk: Walk) -> Widths:
-    """All groups at the same share, the largest that is fast enough."""
-    widths, low, high = walk.floor(), 0.0, 1.0
-    for _ in range(20):
-        share = (low + high) / 2
-        tried = walk.search.start.copy()
-        for p in walk.positions:
-            tried[p] = walk.nearest(p, share * tried[p], tried[p])
-        if walk.search.measure(tried) <= walk.search.target:
-            widths, low = tried, share
-        else:
-            high = share
-    return widths
+def _uniform(search: Search, limits: Limits) -> Widths:
+    """All groups at the same share, or at their narrowest where that is not fast enough in these limits."""
+    alike = replace(search, scope="local", limits=limits)
+    try:
+        return widths_for(alike)
+    except BudgetError:
+        return Walk(search).floor()
 
 
 def _exchanged(walk: Walk, worth: _Worth, widths: Widths) -> Widths:
@@ -144,8 +139,8 @@ def _exchanged(walk: Walk, worth: _Worth, widths: Widths) -> Widths:
 
 
 def _near(walk: Walk, p: int, width: float) -> list[float]:
-    levels, at = walk.levels[p], int(np.searchsorted(walk.levels[p], width))
-    return [float(levels[at + step]) for step in (-2, -1, 1, 2) if 0 <= at + step < len(levels)]
+    narrower, wider = walk.levels[p][walk.levels[p] < width], walk.levels[p][walk.levels[p] > width]
+    return [*narrower[-2:].tolist(), *wider[:2].tolist()]
 
 
 def _best_pair(

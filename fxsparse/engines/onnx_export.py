@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import os
@@ -23,7 +24,6 @@ from fxsparse.engines.base import module_and_inputs
 from fxsparse.engines.onnx_parity import check_parity
 from fxsparse.errors import LoweringError
 from fxsparse.network import Network
-from fxsparse.tracing.traced_module import TracedModule
 
 Precision = Literal["fp32", "fp16"]
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}  # of the largest output
@@ -118,8 +118,8 @@ def _exported(module: nn.Module, example: tuple[Any, ...], dynamic_batch: bool, 
     if dynamic_batch:
         batch = torch.export.Dim("batch", min=1, max=1 << 16)
         example = tree_map_only(Tensor, _two_rows, example)  # a size of 1 would be taken for a constant
-        shapes = tuple(tree_map_only(Tensor, lambda t: {0: batch} if t.dim() else None, each) for each in example)
-        shapes = (shapes,) if isinstance(module, TracedModule) else shapes  # its forward takes *args, which torch counts as one
+        free = tuple(tree_map_only(Tensor, lambda t: {0: batch} if t.dim() else None, each) for each in example)
+        shapes = dict(inspect.signature(module.forward).bind(*free).arguments)  # by name: torch counts *args as one
     try:
         program = torch.onnx.export(module, example, dynamo=True, verbose=False, dynamic_shapes=shapes, opset_version=opset)
     except Exception as error:

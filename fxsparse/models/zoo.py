@@ -107,7 +107,12 @@ def _from_factory(spec: Spec, options: Mapping[str, Any]) -> _Made:
         if not callable(factory):
             callables = [name for name, value in vars(module).items() if callable(value)]
             raise Error(f"{spec.source} has no factory {spec.name!r}{nearest(spec.name, callables, spec.source + ':')}")
-        made = factory(**options)
+        try:
+            made = factory(**options)
+        except TypeError as error:
+            if options:
+                raise  # see `build`
+            raise Error(f"{spec}: the factory raised TypeError: {error}; it is called without arguments") from error
     parts = made if isinstance(made, tuple) and len(made) in (2, 3) else (made, getattr(made, "example_inputs", None))
     model, inputs, kwargs = (*parts, {}) if len(parts) == 2 else parts
     if not isinstance(model, nn.Module):

@@ -10,7 +10,7 @@ from fxsparse.budgets.amounts import Amount
 from fxsparse.budgets.latency import LatencyMeter
 from fxsparse.budgets.latency_search import widths_for_latency
 from fxsparse.budgets.latency_table import LatencyTable, Progress
-from fxsparse.budgets.meter import Widths
+from fxsparse.budgets.meter import Meter, Widths
 from fxsparse.budgets.search import Limits, Search
 from fxsparse.criteria.base import Scores
 from fxsparse.engines import LayerTime, compare, engine
@@ -19,6 +19,7 @@ from fxsparse.engines.onnxruntime import OnnxRuntime
 from fxsparse.engines.profile import build_profiled
 from fxsparse.errors import BudgetError
 from fxsparse.network import Network
+from fxsparse.passes.choosing import aligned_steps
 
 TRIES = 5
 NEAR = 0.03
@@ -63,11 +64,12 @@ def prune_to_latency(
     target = Amount.parse(said, "latency").of(before)
     if target >= before:
         return Measured(network, before, target, meter(start), before, meter.step)
+    macs = Meter(network.origin.structure, "macs")
     found = None
     tried = [(meter(start), before)]  # what was aimed at, what came out
     for _ in range(TRIES):
         aim = _next_aim(tried, target)
-        widths, step = _widths(meter, start, {meter.position[n]: s for n, s in scores.items()}, aim, limits)
+        widths, step = _widths(network, meter, start, {meter.position[n]: s for n, s in scores.items()}, aim, limits, macs)
         small = network.shrink(best(dict(zip(meter.names, widths.astype(int).tolist(), strict=True))))
         times = _latency({"before": dense, "after": on.build(small)})
         ratio = times["after"] / times["before"]  # of the same moments; the machine may have become slower since
@@ -82,13 +84,20 @@ def prune_to_latency(
 
 
 def _widths(
-    meter: LatencyMeter, start: Widths, scores: Mapping[int, Scores], aim: float, limits: Callable[[int], Limits]
+    network: Network,
+    meter: LatencyMeter,
+    start: Widths,
+    scores: Mapping[int, Scores],
+    aim: float,
+    limits: Callable[[int], Limits],
+    macs: Callable[[Widths], float],
 ) -> tuple[Widths, int]:
     """Widths in the engine's steps; a network too narrow for these goes in finer ones."""
     step = meter.step
     while True:
         try:
-            return widths_for_latency(Search(meter, start, scores, meter.names, aim, _halved(limits(step)))), step
+            search = Search(meter, start, scores, meter.names, aim, _halved(limits(step)))
+            return widths_for_latency(search, macs, _whole(network, search.limits, [meter.names[p] for p in scores], step)), step
         except BudgetError:
             if step == 1:
                 raise
@@ -98,6 +107,12 @@ def _widths(
 def _halved(limits: Limits) -> Limits:
     """Steps that are no power of two become one: engines halve their blocks for the widths that are no multiple."""
     return Limits(limits.least, {name: 1 << (step.bit_length() - 1) for name, step in limits.steps.items()})
+
+
+def _whole(network: Network, limits: Limits, names: Sequence[str], step: int) -> Limits:
+    """The same limits in whole steps of the engine, for narrow groups too."""
+    whole = aligned_steps(network, [network.group(name) for name in names], step)
+    return Limits(limits.least, {name: max(limits.steps.get(name, 1), whole.get(name, 1)) for name in names})
 
 
 def _next_aim(tried: list[tuple[float, float]], target: float) -> float:

@@ -54,7 +54,7 @@ def find_targets(model: nn.Module, include: Iterable[str] | None = None, exclude
     """The tensors to mask, by name patterns that may name tensors or modules (`layer1.*`, `fc`, `*.weight`).
 
     Without `include`: the trainable weights of convolutions, linear, recurrent and attention layers, but not depthwise kernels; never
-    biases, norms, embeddings, and DyReLUs, which go after training. With it: every trainable tensor of at least two dimensions that it names.
+    biases, norms, embeddings, and DyReLUs, which go after training. With it: every trainable tensor of two or more dimensions it names.
     """
     found: dict[int, tuple[nn.Parameter, list[str], bool, bool]] = {}
     passing = {id(part) for each in unwrapped(model).modules() if isinstance(each, DyReLU) for part in each.modules()}

@@ -41,7 +41,7 @@ def checked(structure: Structure, plan: Units, living: Mapping[str, tuple[int, .
 def numbers(name: str, wanted: Sequence[int], allowed: Sequence[int]) -> tuple[int, ...]:
     """Unit numbers, checked against those that exist."""
     if _is_mask(wanted):
-        raise PlanError(f"the units of group {name!r} are given as their numbers, not as a mask; give mask.nonzero().flatten()")
+        raise PlanError(f"the units of group {name!r} are given as a list of their numbers, not as a mask; give mask.nonzero().flatten()")
     try:
         given = list(wanted.tolist() if hasattr(wanted, "tolist") else wanted)
         units = [int(u) for u in given]

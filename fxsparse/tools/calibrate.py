@@ -12,11 +12,10 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from fxsparse.errors import Error
 from fxsparse.models import build
-from fxsparse.sparsity.counting import nonzeros
 from fxsparse.tools.options import Json, Model, Threads
 from fxsparse.tools.outputs import whole, write_origin
 from fxsparse.tools.train import pairs
@@ -33,9 +32,7 @@ def calibrate(
     model: Model,
     weights: Annotated[Path, typer.Option("--weights", help="The trained model's state dict.")],
     data: Annotated[str, typer.Option("--data", help="torchvision's CIFAR-10 folder, class folders in train/ and test/, or digits.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder for weights.safetensors, distribution.json, result.json and report.json.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for weights.safetensors, distribution.json and result.json.")] = None,
     sparsity: Annotated[
         float | None, typer.Option(help="The part of the weights that goes; 0.9, unless a pattern or a saved distribution says it.")
     ] = None,
@@ -95,7 +92,7 @@ def calibrate(
 
         file = None if out is None else out / "search.json"
         result = run(dense, batches, sparsity, method, executor=workers or _free(threads), search_file=file, progress=progress, **options)
-    said: dict[str, Any] = {
+    said = {
         "model": model,
         "method": method,
         "sparsity": result.sparsity,
@@ -107,14 +104,14 @@ def calibrate(
     if result.classifies:
         said["accuracy_dense"], said["accuracy"] = (evaluate(each, found.test, scaled)[0] for each in (dense, result.model))
     if out is not None:
-        before, after = (_measures(each) for each in (dense, result.model))
-        if result.classifies:
-            before, after = before | {"accuracy": said["accuracy_dense"]}, after | {"accuracy": said["accuracy"]}
+        measures = {"accuracy": said["accuracy"]} if result.classifies else {}
+        before = {"accuracy": said["accuracy_dense"]} if result.classifies else {}
+        written = f"{method}, {result.sparsity:.4%} of {len(result.masks)} tensors' weights are zero, {len(chosen)} calibration images"
         with whole(out) as draft:
             save_file(_apart(result.model.state_dict()), draft / "weights.safetensors")
             result.distribution.save(draft / "distribution.json")
             (draft / "result.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
-            write_origin(draft, out.resolve().name, model=model, before=before, measures=after)
+            write_origin(draft, out.resolve().name, model=model, measures=measures, before=before, provenance=(f"calibrate: {written}",))
     if as_json:
         typer.echo(json.dumps(said, indent=1))
         return
@@ -126,10 +123,6 @@ def calibrate(
         console.print(f"{result.agreement:.2%} of the variance of the dense network's outputs is hit on the calibration images")
     if out is not None:
         console.print(f"written: {out}", markup=False)
-
-
-def _measures(model: nn.Module) -> dict[str, float]:
-    return {"parameters": sum(p.numel() for p in model.parameters()), "nonzeros": sum(nonzeros(model).values())}
 
 
 def _free(threads: int | None) -> int:

@@ -118,6 +118,7 @@ def whole(folder: Path) -> Iterator[Path]:
             draft = Path(name)
             yield draft
             for file in sorted(draft.iterdir()):
+                os.chmod(file, 0o644)  # some writers leave files that nobody else may read
                 os.replace(file, folder / file.name)
     finally:
         for each in made:

@@ -22,6 +22,7 @@ _ABSENT = object()
 
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Every tensor a module holds: parameters, buffers, and tensors kept as plain attributes, singly or in containers."""
+    opened: set[int] = set()  # a list may hold itself
     for each in module.modules():
         for value in each.__dict__.values():
             stack = [value]
@@ -29,9 +30,11 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
                 item = stack.pop()
                 if isinstance(item, Tensor):
                     yield item
-                elif type(item) in (list, tuple):
+                elif type(item) in (list, tuple) and item and id(item) not in opened:
+                    opened.add(id(item))
                     stack.extend(item)
-                elif type(item) is dict and item and isinstance(next(iter(item)), str):
+                elif type(item) is dict and item and isinstance(next(iter(item)), str) and id(item) not in opened:
+                    opened.add(id(item))
                     stack.extend(item.values())
 
 

@@ -5,6 +5,7 @@ It is the user's own module in everything else: class (a subclass of it), attrib
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import itertools
@@ -164,8 +165,20 @@ def original_class(cls: type) -> type:
 def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: str = "") -> TracedModule:
     """Turn a module (a copy of the user's) into a traced one, in place."""
     cls = type(module)
-    module.__class__ = type(f"Traced{cls.__name__}", (TracedModule, cls), {"__module__": cls.__module__, "__doc__": cls.__doc__})
+    members = {"__module__": cls.__module__, "__doc__": cls.__doc__, "forward": _forward_of(cls)}
+    module.__class__ = type(f"Traced{cls.__name__}", (TracedModule, cls), members)
     module.__dict__["graphs"] = graphs
     module.__dict__["train_error"] = train_error
     assert isinstance(module, TracedModule)
     return module
+
+
+def _forward_of(cls: type[nn.Module]) -> Callable[..., Any]:
+    """`TracedModule.forward` with the signature of the user's: exporters name a program's inputs by it."""
+
+    def forward(self: TracedModule, *args: Any, **kwargs: Any) -> Any:
+        return TracedModule.forward(self, *args, **kwargs)
+
+    with contextlib.suppress(TypeError, ValueError):  # a forward that has none
+        forward.__signature__ = inspect.signature(cls.forward)  # type: ignore[attr-defined]
+    return forward

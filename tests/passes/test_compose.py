@@ -31,20 +31,27 @@ class Block(nn.Module):
         return out
 
 
+class Padded(nn.Conv2d):
+    """A layer that is a function with the module's weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(F.pad(x, (1, 1, 1, 1)), self.weight, self.bias)
+
+
 class Blocks(nn.Module):
-    """Stages of equal blocks, and a second graph for train mode."""
+    """Stages of equal blocks, a layer as a function, a group norm, and a second graph for train mode."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.stem, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.stem, self.norm = Padded(3, 8, 3, bias=False), nn.BatchNorm2d(8)
         self.stage1 = nn.Sequential(Block(8), Block(8), Block(8))
-        self.down = nn.Conv2d(8, 12, 1, stride=2)
+        self.down, self.groups = nn.Conv2d(8, 12, 1, stride=2), nn.GroupNorm(4, 12)
         self.stage2 = nn.Sequential(Block(12), Block(12))
         self.head = nn.Linear(12, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.norm(self.stem(x)))
-        x = torch.sigmoid(self.down(self.stage1(x)))
+        x = torch.sigmoid(self.groups(self.down(self.stage1(x))))
         x = F.dropout(self.stage2(x).mean((2, 3)), 0.1, self.training)
         out: Tensor = self.head(x)
         return out
@@ -54,7 +61,9 @@ class Blocks(nn.Module):
 TEXTS = {
     "prune{macs=0.7}": False,
     "prune{parameters=0.6,scope=local}": False,
+    "prune{macs=0.8,criterion=taylor,align=2,steps=2}": False,
     "regrow{units=0.5}": True,
+    "regrow{init=journal,only=[stage1*]}": False,
     "fold-batch-norm": True,
     "fold-batch-norm{exclude=[stage1.*]}": True,
     "recalibrate-batch-norm": False,
@@ -64,6 +73,7 @@ TEXTS = {
     'mask{pattern="1:2"}': False,
     "mask{sparsity=0.5,pattern=channel,allocation=global,exclude=[head]}": False,
     "apply-masks": True,
+    "add-bias{modules=[stem,stage1.0.conv1]}": True,
     "share-weights": False,
     "unshare-weights": True,
     "insert-dyrelu": False,
@@ -140,6 +150,13 @@ def test_every_pass_after_the_usual_ones(first: str, second: str) -> None:
     assert first in done
     assert network(torch.randn(1, 3, 8, 8, dtype=torch.float64)).isfinite().all()
     assert fxsparse.verify(network.regrow(), network).max_error < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", KNOWN)
+@pytest.mark.parametrize("first", KNOWN)
+def test_every_pass_after_every_other(first: str, second: str) -> None:
+    check(run([first, second])[0])
 
 
 def test_the_whole_way_from_a_mask_to_a_small_dense_network() -> None:

@@ -37,6 +37,17 @@ def test_against_torchs_counter(spec: str) -> None:
     assert costs.backward() == backward
 
 
+@pytest.mark.parametrize("edit", ["share-weights", "insert-dyrelu", "share-weights,insert-dyrelu", "prune{macs=0.5,criterion=magnitude}"])
+def test_changed_networks_against_torchs_counter(edit: str) -> None:
+    inputs = torch.zeros(2, 3, 16, 16)
+    module = fxsparse.Pipeline.parse(edit)(fxsparse.trace(build("fxsparse:resnet20").model, (inputs,))).network.module
+    costs = profile(module, inputs)
+    assert (costs.macs(), costs.backward()) == counted(module.eval(), inputs)
+    assert costs.parameters == sum(p.numel() for p in module.parameters())
+    everything = {name: p.numel() for name, p in module.named_parameters()}  # masks that hide nothing
+    assert (costs.macs(everything), costs.backward(everything)) == (costs.macs(), costs.backward())
+
+
 def test_grouped_transposed_and_recurrent_layers() -> None:
     class Mixed(nn.Module):
         def __init__(self) -> None:

@@ -22,8 +22,8 @@ def pairs(model: nn.Module, data: Calibration) -> dict[str, str]:
     found: dict[str, str] = {}
     for fold in folds:
         norm = fold.norm
-        if fold.side == "before" and norm.module is not None and norm.weight is not None and norm.bias is not None:
-            found.setdefault(fold.layer, norm.module)
+        if fold.side == "before" and fold.layer.module and norm.module is not None and norm.weight is not None and norm.bias is not None:
+            found.setdefault(fold.layer.name, norm.module)
     return found
 
 

@@ -147,9 +147,14 @@ def heads_of(model: nn.Module, inputs: Inputs, asked: Mapping[str, str] | None =
 
 
 def blocks(model: nn.Module, masked: Sequence[str]) -> list[str]:
-    """The smallest parts of a model that hold at least two of these tensors: a residual block, an attention, a perceptron."""
-    holders = [name for name, _ in model.named_modules() if name and sum(each.startswith(f"{name}.") for each in masked) >= 2]
-    return [name for name in holders if not any(other.startswith(f"{name}.") for other in holders)]
+    """The smallest parts of a model that hold at least two of these tensors of their own: a residual block, an attention, a perceptron."""
+    left, found = set(masked), []
+    for name in sorted((name for name, _ in model.named_modules() if name), key=lambda name: -name.count(".")):
+        own = {each for each in left if each.startswith(f"{name}.")}
+        if len(own) >= 2:
+            found.append(name)
+            left -= own
+    return [name for name, _ in model.named_modules() if name in found]
 
 
 _SCORED = {"head:bbox_regression": "values", "head:bbox_ctrness": "yes-no"}

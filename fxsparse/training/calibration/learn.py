@@ -14,7 +14,7 @@ from fxsparse.sparsity.allocation import as_allocation
 from fxsparse.sparsity.schedules import Cubic
 from fxsparse.training.calibration.heads import Heads, Seen, blocks
 from fxsparse.training.calibration.images import NORMS, Calibration, moved, take
-from fxsparse.training.calibration.objective import OBJECTIVES, loss_of
+from fxsparse.training.calibration.objective import loss_of
 from fxsparse.training.calibration.plan import NoneEmpty, Plan
 from fxsparse.training.calibration.settings import Settings
 from fxsparse.training.calibration.variety import varied
@@ -30,7 +30,7 @@ def learn(
 ) -> tuple[Sparsifier, list[float]]:
     """Learn from the teacher under masks; with no objective, the masks are all that happens. Also the mean loss of each epoch."""
     optimizer = torch.optim.SGD(student.parameters(), lr=settings.lr, momentum=settings.momentum)
-    epochs = settings.epochs if settings.objective in OBJECTIVES else 0
+    epochs = settings.epochs if settings.learns else 0
     batch = min(settings.batch, len(data))
     per_epoch = len(data) // batch
     steps = epochs * per_epoch

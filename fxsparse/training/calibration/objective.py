@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import torch
 import torch.nn.functional as F
@@ -39,12 +39,17 @@ def matched(student: Tensor, teacher: Tensor, epoch: int, settings: Settings) ->
     return settings.temperature / (settings.tau * settings.tau_decay**epoch) * distillation(student, teacher, epoch, settings)
 
 
-OBJECTIVES = {"base-decayed": base_decayed, "distillation": distillation, "matched": matched}
+OBJECTIVES: dict[str, Callable[[Tensor, Tensor, int, Settings], Tensor]] = {
+    "base-decayed": base_decayed,
+    "distillation": distillation,
+    "matched": matched,
+}
 
 
 def loss_of(heads: Heads, given: Seen, wanted: Seen, epoch: int, settings: Settings, inner: Collection[str] = ()) -> Tensor:
     """The objective on everything that is compared, in the mean over the outputs. Of values, the relative squared error. What the modules
     `inner` gave is no output: its mean error counts beside, with the weight `features`."""
+    objective = OBJECTIVES[settings.objective] if isinstance(settings.objective, str) else settings.objective
     outputs, features = [], []
     for name, kind, student, teacher in heads.pairs(given, wanted):
         if name.partition(":")[0] in inner:
@@ -52,7 +57,7 @@ def loss_of(heads: Heads, given: Seen, wanted: Seen, epoch: int, settings: Setti
         elif kind == "values":
             outputs.append(relative_error(student, teacher))
         else:
-            outputs.append(OBJECTIVES[settings.objective](_rows(kind, student), _rows(kind, teacher), epoch, settings))
+            outputs.append(objective(_rows(kind, student), _rows(kind, teacher), epoch, settings))
     loss = torch.stack(outputs).mean()
     return loss + settings.features * torch.stack(features).mean() if features else loss
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
+
+from torch import Tensor
 
 from fxsparse.errors import Error
 from fxsparse.surgery.plan import nearest
@@ -14,7 +16,8 @@ from fxsparse.surgery.plan import nearest
 class Settings:
     """Every part by itself. What the paper (Xie et al., 2024) leaves open stands here with the default that was used."""
 
-    objective: Literal["base-decayed", "distillation", "matched", "layer-wise", "none"] = "base-decayed"
+    # or a function (sparse scores, dense scores, epoch, settings) -> loss, of one row for each choice among classes
+    objective: Literal["base-decayed", "distillation", "matched", "layer-wise", "none"] | Callable[..., Tensor] = "base-decayed"
     heads: Mapping[str, str] | None = None  # what of the outputs is compared (`Heads`); None: what the network suggests
     follow: tuple[str, ...] = ()  # with heads: modules whose results are the dense network's in both networks
     features: float = 0.0  # weight of the error behind each block (the smallest parts with two masked layers), beside the objective
@@ -57,7 +60,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, among in CHOICES.items():
-            if getattr(self, name) not in among:
+            if getattr(self, name) not in among and not (name == "objective" and callable(self.objective)):
                 raise Error(f"there is no {name} {getattr(self, name)!r}; there are {', '.join(among)}")
         for name in ("epochs", "batch", "interval", "population", "parents", "layer_steps"):
             self._require(name, int, 1, None, "a whole number, at least 1")
@@ -70,6 +73,11 @@ class Settings:
         for name in ("ramp", "momentum", "mix", "mutation", "regrow"):
             self._require(name, (int, float), 0, 1, "a number from 0 to 1")
         self._require("held_out", (int, float), 1e-12, 1 - 1e-12, "a number above 0 and below 1")
+
+    @property
+    def learns(self) -> bool:
+        """Whether the network as a whole is trained."""
+        return self.objective not in ("layer-wise", "none")
 
     def _require(self, name: str, kind: Any, least: float, most: float | None, said: str) -> None:
         value = getattr(self, name)

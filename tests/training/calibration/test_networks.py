@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import importlib.util
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 
 from fxsparse.errors import BudgetError, Error
-from fxsparse.training.calibration import METHODS, calibrate
+from fxsparse.models import build
+from fxsparse.training.calibration import METHODS, Settings, calibrate
+from fxsparse.training.calibration.absorb import absorb, pairs
+from fxsparse.training.calibration.heads import blocks
+from fxsparse.training.calibration.images import gather, recalibrate
+from fxsparse.training.calibration.settings import settings_of
 from tests.training.calibration.trained import accuracy, calibration, images, trained
 
 SMALL: dict[str, Any] = {"epochs": 4, "population": 4, "generations": 1, "parents": 2, "layer_steps": 40}
@@ -62,6 +70,62 @@ def test_images_without_classes_do() -> None:
     x, _ = images()
     made = calibrate(trained("plain"), [x[:256]], 0.7, **SMALL)
     assert made.agreement > 0.3
+
+
+def test_an_objective_of_one_s_own() -> None:
+    def squares(student: Tensor, teacher: Tensor, epoch: int, settings: Settings) -> Tensor:
+        return (student - teacher).square().mean()
+
+    made = calibrate(trained("plain"), calibration(), 0.7, "distill", objective=squares, **SMALL)
+    assert made.losses[-1] < 0.7 * made.losses[0]
+
+
+def test_errors_behind_blocks_count_beside_the_objective() -> None:
+    alone, both = (calibrate(trained("transformer"), calibration(), 0.7, "distill", features=f, **SMALL) for f in (0.0, 10.0))
+    assert both.losses[0] > alone.losses[0]
+    named = [name for name, _ in trained("transformer").named_parameters() if name in both.masks]
+    assert blocks(trained("transformer"), named) == [f"body.layers.{i}{part}" for i in range(2) for part in ("", ".self_attn")]
+    assert blocks(trained("plain"), [*both.masks]) == []
+
+
+def test_sparsity_can_rise_during_the_run() -> None:
+    for dynamic in (False, True):
+        made = calibrate(trained("plain"), calibration(), 0.8, "distill", ramp=0.5, dynamic=dynamic, mix=0.5, **SMALL)
+        assert made.sparsity == pytest.approx(0.8, abs=1e-3)
+
+
+VIT = ("timm:vit_tiny_patch16_224", {"img_size": 32, "depth": 2, "num_classes": 6})
+CONVNEXT = ("timm:convnext_atto", {"depths": (1, 1, 1, 1), "dims": (8, 16, 16, 16), "num_classes": 6})
+AUXILIARY = ("torchvision:googlenet", {"num_classes": 6})
+
+
+@pytest.mark.parametrize(
+    ("network", "method"),
+    [(network, method) for network in (VIT, CONVNEXT) for method in ("unipts", "pot", "recommended")] + [(AUXILIARY, "distill")],
+)
+def test_networks_of_others(network: tuple[str, dict[str, Any]], method: str) -> None:
+    spec, options = network
+    if importlib.util.find_spec(spec.partition(":")[0]) is None:
+        pytest.skip("timm or torchvision is not installed")
+    model = build(spec, **options).model
+    x = torch.randn(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    recalibrate(model, x)
+    small = {**SMALL, "epochs": 1, "population": 2, "layer_steps": 1, "allocation": "search" if method == "unipts" else "erk"}
+    made = calibrate(model, [x], 0.6, method, **small)
+    size = sum(mask.numel() for mask in made.masks.values())
+    assert sum(made.distribution.counts.values()) == size - round(0.6 * size)
+    assert set(made.model.state_dict()) == set(model.state_dict()) and made.classifies
+
+
+def test_a_layer_and_its_norm_are_one_layer_with_a_shift() -> None:
+    model, (x, _) = copy.deepcopy(trained("plain")), images()
+    data = gather(model, [x[:64]], settings_of("pot", {}))
+    found = pairs(model, data)
+    assert found == {f"conv{i}": f"norm{i}" for i in range(3)}
+    before = model(x)
+    absorb(model, found)
+    torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)
+    assert bool((model.get_parameter("norm1.weight") == 1).all())
 
 
 def test_bfloat16_trains_the_weights() -> None:
