@@ -168,6 +168,8 @@ def table() -> str:
         "Every model: trace and analyse, remove a random 30 % of every group, prove the result in float64,",
         "one training step, regrow bit for bit.",
         "",
+        "Budgets reached on all of torchvision's classification networks: [pruning](pruning.md#figures).",
+        "",
     ]
     for zoo in ("torchvision", "timm"):
         rows = [r for r in results if r["model"].startswith(zoo)]

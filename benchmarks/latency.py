@@ -1,6 +1,6 @@
 """Latency budgets on ONNX Runtime's CPU engine, side by side with uniform pruning, budgets of MACs, and Torch-Pruning.
 
-    python benchmarks/latency.py --run [--minutes 4]    # goes on where it stopped, step by step
+    python benchmarks/latency.py --run [--minutes 4] [--phases ours search final]    # goes on where it stopped, step by step
     python benchmarks/latency.py --table                # writes the tables of docs/latency.md
 
 Batch 1, 224x224, random weights of a seed, magnitude. A network is pruned to a share of its measured latency. Then, for uniform pruning and
@@ -13,11 +13,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import os
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ import fxsparse
 from fxsparse.budgets.latency_table import machine
 from fxsparse.criteria.base import Data, as_criterion, scored
 from fxsparse.engines import Timing, compare, export_onnx, ratio
+from fxsparse.engines.measure import Milliseconds
 from fxsparse.engines.onnxruntime import OnnxRuntime, Session
 from fxsparse.models import build
 from fxsparse.network import Network
@@ -43,11 +43,12 @@ RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "latency", ROOT / "docs" /
 BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 NETWORKS = ("resnet50", "mobilenet_v3_large", "regnet_y_1_6gf", "convnext_tiny", "vit_b_16")
 SHARES = (0.5, 0.7)
+PHASES = ("ours", "search", "final")
 SHAPE = [1, 3, 224, 224]
 SEARCHED = ("uniform", "uniform, aligned", "MACs", "MACs, aligned")
 PEER = ("Torch-Pruning", "Torch-Pruning, aligned")
-EQUAL = 0.012  # latencies this near are called equal
-TRIES = 5
+EQUAL = 0.01  # latencies this near are called equal
+TRIES = 8
 SESSIONS = 3  # of each network in the last measurement; of large ones 2, for the memory
 
 Cell = dict[str, Any]
@@ -89,11 +90,23 @@ class Case:
             return [self.runtime.open(path, self.inputs) for _ in range(count)]
 
 
-def times(built: Mapping[str, Sequence[Session]], runs: int, seconds: float) -> dict[str, Timing]:
-    """All sessions in turn; those of one network are put together."""
-    once = {f"{name}#{i}": each.prepare() for name, line in built.items() for i, each in enumerate(line)}
+def times(built: Mapping[str, Sequence[Session]], runs: int, seconds: float, cpu: bool = False) -> dict[str, Timing]:
+    """All sessions in turn; those of one network are put together. By the wall, or by the thread's own time, which other work adds
+    little to."""
+    once: dict[str, Callable[[], object]] = {}
+    for name, line in built.items():
+        once |= {f"{name}#{i}": _by_thread(each.prepare()) if cpu else each.prepare() for i, each in enumerate(line)}
     found = compare(once, runs=runs, seconds=seconds)
     return {name: Timing(np.stack([found[f"{name}#{i}"].samples for i in range(len(line))]).mean(axis=0)) for name, line in built.items()}
+
+
+def _by_thread(once: Callable[[], object]) -> Callable[[], object]:
+    def timed() -> Milliseconds:
+        start = time.thread_time_ns()
+        once()
+        return Milliseconds((time.thread_time_ns() - start) / 1e6)
+
+    return timed
 
 
 def _positions(dense: Network, network: Network, name: str) -> list[int]:
@@ -140,7 +153,7 @@ def searched(case: Case, way: str, reference: Cell) -> Cell:
     tried: list[tuple[float, float, float]] = []
     for _ in range(TRIES):
         network = Prune(macs=float(asked), scope="local" if way.startswith("uniform") else "global", align=align)(case.dense).network
-        timed = times({"ours": built, "theirs": case.sessions(network, 2)}, 15, 0.5)
+        timed = times({"ours": built, "theirs": case.sessions(network, 2)}, 15, 0.5, cpu=case.threads == 1)
         off = timed["theirs"].median / timed["ours"].median
         tried.append((asked, network.macs / case.dense.macs, off))
         if not found or abs(off - 1) < abs(found["to_ours"] - 1):
@@ -226,47 +239,47 @@ def _interval(timing: Any, reference: Any) -> list[float]:
 # ---- the order of the steps -----------------------------------------------------------------------------------------------------
 
 
-def steps(case: Case, share: float, cells: dict[str, Cell]) -> Iterator[str]:
-    """Does what is missing, one step at a time."""
-    if "ours" not in cells:
-        cells["ours"] = ours(case, share)
-        yield "ours"
-    for way in SEARCHED:
-        if way not in cells:
-            cells[way] = searched(case, way, cells["ours"])
-            yield way
-    for way in PEER:
-        if way not in cells:
-            cells[way] = theirs(case, way, share, cells["ours"]["step"])
-            yield way
-    if "final" not in cells:
-        cells["final"] = final(case, share, dict(cells))
-        yield "final"
+def missing(cells: Mapping[str, Cell], phase: str) -> list[str]:
+    """What a phase has to do still; nothing before the phases that it needs."""
+    before = {"ours": (), "search": ("ours",), "final": ("ours", *SEARCHED, *PEER)}[phase]
+    todo = {"ours": ("ours",), "search": (*SEARCHED, *PEER), "final": ("final",)}[phase]
+    return [step for step in todo if step not in cells] if all(step in cells for step in before) else []
 
 
-def run(names: list[str], shares: list[float], minutes: float, threads: int) -> None:
+def done(case: Case, share: float, cells: Mapping[str, Cell], step: str) -> Cell:
+    if step == "ours":
+        return ours(case, share)
+    if step == "final":
+        return final(case, share, cells)
+    return searched(case, step, cells["ours"]) if step in SEARCHED else theirs(case, step, share, cells["ours"]["step"])
+
+
+def run(names: list[str], shares: list[float], phases: list[str], minutes: float, threads: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     began = time.monotonic()
     RESULTS.mkdir(parents=True, exist_ok=True)
-    for name in names:
+    for phase, name in ((phase, name) for phase in phases for name in names):
         path = RESULTS / f"{name}.json"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         case = None
         for share in shares:
-            cells = found.setdefault("shares", {}).setdefault(str(share), {})
-            if "final" in cells:
-                continue
-            case = case or Case(name, threads)
-            found["about"] = {**machine(), "threads": threads, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
-            found["load"] = os.getloadavg()[0]
-            for step in steps(case, share, cells):
+            for step in missing(_read(path, share), phase):
+                case = case or Case(name, threads)
+                cell = done(case, share, _read(path, share), step)
+                found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+                found["about"] = {**machine(), "threads": threads, "onnxruntime": onnxruntime.__version__, "torch": torch.__version__}
+                found.setdefault("shares", {}).setdefault(str(share), {})[step] = cell
                 write_json(path, found)
                 print(f"{time.monotonic() - began:6.0f} s  {name} {share} {step}", flush=True)
                 if time.monotonic() - began > 60 * minutes:
                     print("time is up; the same command goes on from here")
                     return
     print("all is measured")
+
+
+def _read(path: Path, share: float) -> dict[str, Cell]:
+    cells: dict[str, Cell] = json.loads(path.read_text(encoding="utf-8"))["shares"].get(str(share), {}) if path.exists() else {}
+    return cells
 
 
 # ---- the tables -----------------------------------------------------------------------------------------------------------------
@@ -277,8 +290,7 @@ def table() -> str:
 
 
 def _done(name: str, share: float) -> dict[str, Cell] | None:
-    path = RESULTS / f"{name}.json"
-    cells = json.loads(path.read_text(encoding="utf-8"))["shares"].get(str(share), {}) if path.exists() else {}
+    cells = _read(RESULTS / f"{name}.json", share)
     return cells if "final" in cells else None
 
 
@@ -334,12 +346,13 @@ def main() -> None:
     parser.add_argument("--run", action="store_true")
     parser.add_argument("--only", nargs="+", choices=NETWORKS, default=list(NETWORKS))
     parser.add_argument("--shares", nargs="+", type=float, choices=SHARES, default=list(SHARES))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), help="search may run while the machine is busy")
     parser.add_argument("--minutes", type=float, default=1e9, help="stop after the step that is being done then")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     said = parser.parse_args()
     if said.run:
-        run(said.only, said.shares, said.minutes, said.threads)
+        run(said.only, said.shares, said.phases, said.minutes, said.threads)
     if said.table:
         text = DOCUMENT.read_text(encoding="utf-8")
         DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")

@@ -22,13 +22,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import fxsparse
+from fxsparse.criteria.base import Data, as_criterion, scored
 from fxsparse.models import build, list_models
-from fxsparse.passes import Prune
 from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,9 +76,10 @@ def ours(model: nn.Module, inputs: tuple[Any, ...], told: Told) -> nn.Module:
         groups = sum(group.prunable for group in network.groups)
     told(groups_s=analysis.seconds, analysis_mb=analysis.mb, groups=groups)
     with Measured() as pruning:
-        small = Prune(units=SHARE, scope="local", max_ratio=SHARE)(network).network
+        scores = scored(as_criterion("magnitude"), network, [group.name for group in network.groups if group.prunable], Data())
+        plan = {name: numpy.argsort(-found)[: len(found) - int(len(found) * SHARE)].tolist() for name, found in scores.items()}
+        small = network.shrink(plan)
     told(pruned_s=round(analysis.seconds + pruning.seconds, 3), pruning_mb=pruning.mb)
-    plan = {group.name: group.units for group in small.groups if group.prunable}
     del small
     with Measured() as copying:
         copies = [tensor.clone() for tensor in model.state_dict().values()]
@@ -184,18 +186,22 @@ def models() -> list[str]:
     return [spec.removeprefix("torchvision:") for spec in list_models("torchvision")]
 
 
+def known(side: str) -> dict[str, Any]:
+    path = RESULTS / f"{side}.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found
+
+
 def run(sides: list[str], only: str | None, threads: int, limit: int, seconds: float) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for side in sides:
-        path = RESULTS / f"{side}.json"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         for name in FEW if side == "torch-kirigami" and not only else models():
-            if (only and only not in name) or (name in found and not only) or time.monotonic() - began > seconds:
+            if (only and only not in name) or (name in known(side) and not only) or time.monotonic() - began > seconds:
                 continue
-            found[name] = apart(name, side, threads, limit)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_json(path, dict(sorted(found.items())))
-            print(name, side, found[name], flush=True)
+            said = apart(name, side, threads, limit)
+            write_json(RESULTS / f"{side}.json", dict(sorted({**known(side), name: said}.items())))
+            print(name, side, said, flush=True)
 
 
 def main() -> None:

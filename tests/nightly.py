@@ -127,7 +127,9 @@ class Running:
 def start(seed: int, trains: bool, seconds: int) -> Running:
     reader, writer = os.pipe()
     sys.stdout.flush()
-    pid = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # a parent with threads may fork: the child starts none of them
+        pid = os.fork()
     if not pid:
         os.close(reader)
         child(seed, trains, seconds, writer)

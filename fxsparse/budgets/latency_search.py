@@ -93,16 +93,15 @@ class _Worth:
 def _with_macs(walk: Walk, macs: Callable[[Widths], float], limits: Sequence[Limits]) -> Widths:
     """The lowest price of MACs at which exchanges, from these widths or from uniform ones, lead to as many as uniform pruning keeps."""
     uniform = max((_uniform(walk.search, each) for each in limits), key=macs)
-    wanted = macs(uniform)
+    importance = _Worth(walk, macs, 0.0)
     starts = [walk.widths, uniform]
     for price in PRICES:
         worth = _Worth(walk, macs, price)
         starts = [_exchanged(walk, worth, widths) for widths in starts]
-        enough = [widths for widths in starts if macs(widths) >= wanted]
-        if enough:
-            importance = _Worth(walk, macs, 0.0)
-            return max(enough, key=importance)
-    return max(starts, key=macs)
+        better = [widths for widths in starts if macs(widths) >= macs(uniform) and importance(widths) >= importance(uniform)]
+        if better:
+            return max(better, key=importance)
+    return uniform
 
 
 def _uniform(search: Search, limits: Limits) -> Widths:

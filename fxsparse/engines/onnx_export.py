@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from fxsparse.engines.base import module_and_inputs
 from fxsparse.engines.onnx_parity import check_parity
+from fxsparse.engines.onnx_refusal import refusal
 from fxsparse.errors import LoweringError
 from fxsparse.network import Network
 
@@ -63,9 +64,14 @@ def export_onnx(
     target = Path(path)
     if not target.parent.is_dir():
         raise LoweringError(f"the folder {target.parent} is not there; make it first")
-    with evaluating(module), quiet():
-        program = _exported(module, example, dynamic_batch, opset)
+    if target.is_dir():
+        raise LoweringError(f"{target} is a folder; give the name of a file in it, such as {target / 'model.onnx'}")
+    with evaluating(module), quiet(), _writing(target):
+        program = _exported(model, module, example, dynamic_batch, opset)
         proto = program.model_proto
+        written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
+        if opset is not None and written != opset:
+            raise LoweringError(f"torch's exporter writes opset {written} here, not {opset}; ask for {written}, or leave opset out")
         if precision == "fp16":
             proto = _halved(proto)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".exporting-") as folder:
@@ -98,22 +104,27 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """The exporter prints, logs and warns about itself."""
-    names = ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")
-    levels = {name: logging.getLogger(name).level for name in names}
-    for name in names:
-        logging.getLogger(name).setLevel(logging.ERROR)
+def _writing(target: Path) -> Iterator[None]:
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        yield
+    except OSError as error:
+        raise LoweringError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """The exporter prints, logs and warns about itself, from many corners of torch."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        for name, level in levels.items():
-            logging.getLogger(name).setLevel(level)
+        logging.disable(before)
 
 
-def _exported(module: nn.Module, example: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> Any:
+def _exported(model: Network | nn.Module, module: nn.Module, example: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> Any:
     shapes: Any = None
     if dynamic_batch:
         batch = torch.export.Dim("batch", min=1, max=1 << 16)
@@ -123,24 +134,13 @@ def _exported(module: nn.Module, example: tuple[Any, ...], dynamic_batch: bool, 
     try:
         program = torch.onnx.export(module, example, dynamo=True, verbose=False, dynamic_shapes=shapes, opset_version=opset)
     except Exception as error:
-        raise LoweringError(_why(module, error)) from error
+        raise LoweringError(refusal(model, module, example, error)) from error
     assert program is not None
     return program
 
 
 def _two_rows(tensor: Tensor) -> Tensor:
     return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == 1 else tensor
-
-
-def _why(module: nn.Module, error: BaseException) -> str:
-    """The innermost thing that torch says, and where."""
-    chain: list[BaseException] = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    said = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), type(chain[-1]).__name__)
-    node = next((str(getattr(each, "node", "")) for each in chain if getattr(each, "node", None) is not None), "")
-    where = next((line.strip() for each in chain for line in str(each).splitlines() if "node" in line.lower() and "%" in line), node)
-    return f"{type(module).__name__} cannot be exported to ONNX: {said[:300]}" + (f" (at {where[:160]})" if where else "")
 
 
 def _halved(proto: onnx.ModelProto) -> onnx.ModelProto:

@@ -42,10 +42,10 @@ class OnnxRuntime:
 
     def build(self, model: Network | nn.Module, inputs: Sequence[Any] | None = None) -> Session:
         """Export to a temporary file, and load it."""
-        module, example = module_and_inputs(model, inputs)
+        _, example = module_and_inputs(model, inputs)
         with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
             path = Path(folder) / "model.onnx"
-            export_onnx(module, path, inputs=example, precision=self.precision)
+            export_onnx(model, path, inputs=example, precision=self.precision)
             return Session(self, self._open(path), example, self.precision)
 
     def open(self, path: str | Path, inputs: Sequence[Any] | None = None, profile: str | None = None) -> Session:

@@ -66,10 +66,10 @@ def build_profiled(
     engine: OnnxRuntime, model: Network | nn.Module, inputs: Sequence[Any] | Tensor | None = None, runs: int = 20
 ) -> tuple[Session, tuple[LayerTime, ...]]:
     """Built, and profiled, with one export."""
-    module, example = module_and_inputs(model, inputs)
+    _, example = module_and_inputs(model, inputs)
     with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
         path = Path(folder) / "model.onnx"
-        export_onnx(module, path, inputs=example, precision=engine.precision)
+        export_onnx(model, path, inputs=example, precision=engine.precision)
         return engine.open(path, example), profile_file(path, engine, example, runs)
 
 

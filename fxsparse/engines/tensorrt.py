@@ -46,10 +46,10 @@ class TensorRT:
     def build(self, model: Network | nn.Module, inputs: Sequence[Any] | None = None) -> Running:
         """Export to ONNX, build, load, and check that the precision built is the one asked for."""
         trt, device = bindings(), self._device()
-        module, example = module_and_inputs(model, inputs)
+        _, example = module_and_inputs(model, inputs)
         with tempfile.TemporaryDirectory(prefix="fxsparse-") as folder:
             path = Path(folder) / "model.onnx"
-            export_onnx(module, path, inputs=example, precision=self.precision, dynamic_batch=self.batches is not None)
+            export_onnx(model, path, inputs=example, precision=self.precision, dynamic_batch=self.batches is not None)
             plan = build_plan(trt, path, self._choices(trt, device))
         return self._running(trt, device, plan, tuple(leaf for leaf in tree_leaves(example) if isinstance(leaf, Tensor)))
 

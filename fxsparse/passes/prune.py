@@ -34,6 +34,8 @@ class Prune(Pass):
     and missed by at most 1 % or a note says why; groups keep at least `min_units`, and at least 1 - `max_ratio` of their units; with
     `align`, widths are multiples of it; `auto`, and nothing where an `engine` is named, are what that engine likes. In `steps`, the budget
     falls geometrically, and each step scores anew.
+
+    Example: `prune{macs=0.5,align=8,protect=[layer1*]}`
     """
 
     name: ClassVar[str] = "prune"

@@ -29,6 +29,8 @@ class Regrow(Pass):
     restricts the groups. With `init=zero`, the default, the function stays as it is; `journal` restores the values that were removed, and
     `fresh` draws new ones. What is best a criterion says, looking at the remembered values. Groups that are normalised over their units
     cannot grow with `init=zero`: they are left alone, and named in the notes, unless they were asked for by name.
+
+    Example: `regrow{macs=0.8,only=[layer3*]}`
     """
 
     name: ClassVar[str] = "regrow"

@@ -26,9 +26,9 @@ class ShareWeights(Pass):
     Blocks 0 to `own - 1` keep their weights, and later ones use those of block `own - 1`.
     A stage is a run of neighbours in the module tree that have the same class and the same shapes of parameters, and run one after the
     other; and the block before the run when it is of that class, too, as where the width changes. Branches that run side by side are no
-    stage, and the notes name them. Norms, activations and biases stay each block's own. Each convolution
-    that uses another's weight gets a number of its own, `scale`, by which its output is multiplied; it starts at `scale`, or at random
-    between 0 and 1. `stages` names the modules that hold the blocks, by pattern.
+    stage, and the notes name them. Norms, activations and biases stay each block's own. Each convolution that uses another's weight gets a
+    number of its own, `scale`, by which its output is multiplied; it starts at `scale`, or at random between 0 and 1. `stages` names the
+    modules that hold the blocks, by pattern.
 
     Assumes that a stage lost no units in one block alone. Changes what the network computes.
 

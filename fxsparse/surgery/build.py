@@ -65,6 +65,11 @@ class Builder:
                         known.setdefault(name, self.prediction.value(value))
         for name, module in self.module.named_modules():
             resize(module, literals.get(name, {}))
+            if isinstance(module, nn.LSTM) and module.proj_size == module.hidden_size:  # torch's kernel compares the two
+                raise PlanError(
+                    f"LSTM {name!r} would have as many hidden units as projected ones, {module.proj_size}, and torch takes that for one "
+                    "without projection; keep one unit more or less of either"
+                )
 
     def graph_module(self, name: str) -> TracedModule:
         found = self.module.get_submodule(name)

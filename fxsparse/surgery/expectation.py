@@ -22,6 +22,7 @@ class Expected:
     call: Call
     shapes: tuple[tuple[int, ...] | None, ...]  # None: the value has no shape of its own any more
     axes: tuple[list[Axis] | None, ...]
+    source: tuple[int, ...] | None  # the shape of its first argument, if that is a tensor, before any change
     contents: tuple[tuple[float, ...] | None, ...]  # numbers that the forward pass makes and that may not change
     literals: dict[str, Any]  # every argument that is no tensor
 
@@ -62,7 +63,8 @@ class Expectation:
             for ref, shape in zip(call.results, shapes, strict=True)
         )
         axes = tuple(self.reading.axes[ref.id] if isinstance(ref, Ref) else None for ref in call.results)
-        return Expected(call, shapes, axes, contents, literals)
+        source = self.reading.tape.shape(call.args[0]) if call.args and isinstance(call.args[0], Ref) else None
+        return Expected(call, shapes, axes, source, contents, literals)
 
     def literals_of_module(self, name: str) -> dict[str, Any]:
         """Changed literals of the calls that a leaf module makes, by argument name."""
@@ -101,7 +103,7 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
                 return f"{call.op} makes {tape.values[ref.id].content} instead of {content}"
         arguments = _arguments(call)
         for name, value in wanted.literals.items():
-            if name in WHAT_CHANGES_NOTHING or name not in arguments:
+            if name in WHAT_CHANGES_NOTHING or name not in arguments or call.name == "aten.squeeze":  # whatever goes, the shape says it
                 continue
             written = arguments[name]
             if name in SIZES and -1 in written and len(written) == len(value):  # -1 stands for what the result has, and that is right

@@ -100,8 +100,10 @@ def unflatten(node: fx.Node, values: Values, expected: list[Expected]) -> None:
 def split(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     """split, chunk: once parts differ, their sizes must be written out."""
     parts = [(shape, axes) for e in expected for shape, axes in zip(e.shapes, e.axes, strict=True) if shape and axes]
-    written_dim = value_of(_get_argument(node, 2, "dim", 0), values)
-    dim = dim_of(written_dim, len(parts[0][0]))
+    rank = len(parts[0][0])
+    by_name = {"hsplit": 1 if rank > 1 else 0, "vsplit": 0, "dsplit": 2}
+    written_dim = by_name.get(name_of(node), value_of(_get_argument(node, 2, "dim", 0), values))
+    dim = dim_of(written_dim, rank)
     lengths: list[Any] = [shape[dim] for shape, _ in parts]
     source = node.args[0]
     if any(factor.free for _, axes in parts for factor in axes[dim]):  # batch x heads: the length follows the inputs
@@ -161,28 +163,6 @@ def pin_numbers(node: fx.Node, values: Values, expected: list[Expected]) -> None
     node.kwargs = fx.node.map_arg(node.kwargs, lambda arg: with_dense_widths(node, arg, values))
 
 
-TABLE: dict[str, Rewrite] = {
-    "view": sizes("size", hole=True),
-    "reshape": sizes("shape", hole=True),
-    **{name: sizes("size") for name in ("expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
-    **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
-    "repeat": sequence("repeats", 1, _repeats),
-    "tile": sequence("dims", 1, _repeats),
-    "unflatten": unflatten,
-    **{name: split for name in ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split", "hsplit", "vsplit")},
-    "getitem": getitem,
-    "setitem": getitem,
-    "pad": argument(1, "pad", "pad"),
-    "layer_norm": argument(1, "normalized_shape", "normalized_shape"),
-    "rms_norm": argument(1, "normalized_shape", "normalized_shape"),
-    "group_norm": argument(1, "num_groups", "group"),
-    **{f"conv{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},
-    **{f"conv_transpose{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},
-    "channel_shuffle": argument(1, "groups", "groups"),
-    "scaled_dot_product_attention": attention_scale,
-}
-
-
 def narrow(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     cut = next(e for e in expected if e.call.name in ("aten.slice", "aten.narrow"))
     start = cut.literals["start"]
@@ -199,9 +179,41 @@ def repeat_interleave(node: fx.Node, values: Values, expected: list[Expected]) -
         _set_argument(node, 1, "repeats", expanded[dim_of(dim, len(expanded) - 1) + 1])
 
 
-TABLE["repeat_interleave"] = repeat_interleave
-TABLE["narrow"] = narrow
-TABLE["select"] = argument(2, "index", "index")
+def squeeze(node: fx.Node, values: Values, expected: list[Expected]) -> None:
+    """The axes that had one coordinate go, and not those that are left with one."""
+    said = expected[-1]
+    assert said.source is not None
+    dim = said.literals.get("dim", range(len(said.source)))
+    chosen = {dim_of(d, len(said.source)) for d in ([dim] if isinstance(dim, int) else dim)}
+    node.args = (node.args[0], tuple(d for d in sorted(chosen) if said.source[d] == 1))
+    node.kwargs = {}
+
+
+TABLE: dict[str, Rewrite] = {
+    "view": sizes("size", hole=True),
+    "reshape": sizes("shape", hole=True),
+    **{name: sizes("size") for name in ("expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
+    **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
+    "repeat": sequence("repeats", 1, _repeats),
+    "tile": sequence("dims", 1, _repeats),
+    "unflatten": unflatten,
+    **{name: split for name in ("split", "chunk", "split_with_sizes", "tensor_split", "unsafe_chunk", "unsafe_split")},
+    **{name: split for name in ("hsplit", "vsplit", "dsplit")},
+    "getitem": getitem,
+    "setitem": getitem,
+    "pad": argument(1, "pad", "pad"),
+    "layer_norm": argument(1, "normalized_shape", "normalized_shape"),
+    "rms_norm": argument(1, "normalized_shape", "normalized_shape"),
+    "group_norm": argument(1, "num_groups", "group"),
+    **{f"conv{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},
+    **{f"conv_transpose{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},
+    "channel_shuffle": argument(1, "groups", "groups"),
+    "scaled_dot_product_attention": attention_scale,
+    "squeeze": squeeze,
+    "repeat_interleave": repeat_interleave,
+    "narrow": narrow,
+    "select": argument(2, "index", "index"),
+}
 
 
 def rewrite(node: fx.Node, values: Values, expected: list[Expected]) -> None:

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.channels.groups import Member
 from fxsparse.errors import PlanError
 from fxsparse.surgery.journal import grid, take
+from fxsparse.surgery.reference import InDouble
 from fxsparse.surgery.reference_state import randomised_state
 
 if TYPE_CHECKING:
@@ -161,7 +162,7 @@ class _Trial:
             return tensor.detach().cpu().double() if tensor.is_floating_point() else tensor.detach().cpu()
 
         args, kwargs = tree_map_only(Tensor, double, self.wide.origin.inputs)
-        with torch.enable_grad(), torch.random.fork_rng(devices=[]):
+        with torch.enable_grad(), torch.random.fork_rng(devices=[]), InDouble():
             torch.manual_seed(0)
             own = {id(value): value.clone() for value in state.values()}  # a buffer that the run changes must not change the caller's
             given = {key: value if value.requires_grad else own[id(value)] for key, value in state.items()}

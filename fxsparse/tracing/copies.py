@@ -17,6 +17,7 @@ _ATOMS = frozenset({
     *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
     *(torch.dtype, torch.device, torch.Size),
 })  # fmt: skip
+_HOOKS = frozenset({dict, OrderedDict, set})  # what keeps a module's hooks, parameters and children
 _ABSENT = object()
 
 
@@ -67,13 +68,20 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
         made = memo[id(value)] = []
         made.extend([duplicate(item, memo) for item in value])
         return made
-    if cls is set and not value:
-        return set()
     if isinstance(value, nn.Module) and _ordinary(cls) and "__deepcopy__" not in value.__dict__:
         state: Any = value.__getstate__()
         if type(state) is dict:
             made = memo[id(value)] = cls.__new__(cls)
-            made.__setstate__({key: duplicate(item, memo) for key, item in state.items()})
+            twin: dict[str, Any] = {}
+            for key, item in state.items():
+                kind: Any = type(item)
+                if kind in _ATOMS:
+                    twin[key] = item
+                elif kind in _HOOKS and not item and id(item) not in memo and not getattr(item, "__dict__", None):
+                    twin[key] = memo[id(item)] = kind()
+                else:
+                    twin[key] = duplicate(item, memo)
+            made.__setstate__(twin)
             return made
     return copy.deepcopy(value, memo)
 

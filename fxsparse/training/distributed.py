@@ -7,7 +7,9 @@ masks, eight bytes a rank show whether that holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -48,6 +50,27 @@ def require_agreement(masks: Mapping[str, Tensor]) -> None:
             f"the masks of rank {odd[0]} differ from those of rank 0; give every rank the same seed, and wrap the model in "
             "DistributedDataParallel before the sparsifier is made, so that weights and gradients are equal"
         )
+
+
+def of_first(find: Callable[[], Any]) -> Any:
+    """What rank 0 finds, on all ranks: plain values, sent as JSON. Where it raises an error of ours, all do."""
+    if world_size() == 1:
+        return find()
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    text = b""
+    if rank() == 0:
+        try:
+            text = json.dumps({"found": find()}).encode()
+        except Error as error:
+            text = json.dumps({"error": str(error)}).encode()
+    size = torch.tensor(len(text), device=device)
+    dist.broadcast(size, 0)
+    sent = torch.tensor(list(text) or [0] * int(size), dtype=torch.uint8, device=device)
+    dist.broadcast(sent, 0)
+    content = json.loads(bytes(sent.tolist()))
+    if "error" in content:
+        raise Error(content["error"])
+    return content["found"]
 
 
 def require_whole(name: str, parameter: nn.Parameter) -> None:

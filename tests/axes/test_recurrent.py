@@ -80,3 +80,24 @@ def test_cells(cls: Any) -> None:
     network = fxsparse.trace(Cells(cls).eval(), torch.randn(3, 4, 5))
     for units in ([5], [0, 3, 7]):
         assert fxsparse.verify(network, network.shrink({"cell": units}), inputs=(torch.randn(2, 4, 5),)).max_error <= 1e-9
+
+
+def test_a_projection_as_wide_as_the_hidden_state_is_refused() -> None:
+    """torch tells an LSTM with a projection by the two being different."""
+
+    class Projected(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(4, 5, proj_size=3, batch_first=True), nn.Linear(3, 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.rnn(x)[0])
+
+    network = fxsparse.trace(Projected().eval(), torch.randn(2, 3, 4))
+    hidden, projected = (group.name for group in network.groups if group.prunable)
+    with pytest.raises(
+        fxsparse.PlanError, match=r"LSTM 'rnn' would have as many hidden units as projected ones, 3, .* one unit more or less"
+    ):
+        network.shrink({hidden: [0, 1, 2]})
+    for plan in ({hidden: [0, 4]}, {hidden: [1], projected: [0, 2]}, {hidden: [0, 1, 2], projected: [1]}):
+        assert fxsparse.verify(network, network.shrink(plan)).max_error <= 1e-9

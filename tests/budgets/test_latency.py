@@ -11,16 +11,14 @@ import torch
 from torch import nn
 
 import fxsparse
-from fxsparse.budgets import Limits, Search
 from fxsparse.budgets.latency import LatencyMeter
-from fxsparse.budgets.latency_search import widths_for_latency
 from fxsparse.budgets.latency_surface import Surface, surface
 from fxsparse.budgets.latency_table import LatencyTable, cache_folder, staircase
 from fxsparse.engines import engine
 from fxsparse.engines.layers import Convolution, Layer, Pair, Product, runnable
+from fxsparse.engines.profile import LayerTime
 from fxsparse.errors import BudgetError
 from fxsparse.passes import Prune
-from fxsparse.passes.prune_latency import _next_aim
 
 CONVOLUTION = Convolution(1, 16, 32, 16, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))
 DEPTHWISE = Convolution(1, 16, 16, 1, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1))
@@ -134,28 +132,6 @@ def test_the_staircase_is_found(block: int) -> None:
     assert staircase(Said(blocks), [CONVOLUTION]) == 1  # nothing wide
 
 
-def _cost(widths: np.ndarray) -> float:
-    return float(widths[0] * widths[1] + 3 * widths[1] + 50)
-
-
-@pytest.mark.parametrize("share", [0.8, 0.5, 0.2])
-def test_the_knapsack_search_meets_its_target(share: float) -> None:
-    target = share * _cost(np.array([64.0, 96.0]))
-    scores = {0: np.linspace(0.1, 1, 64), 1: np.linspace(0.5, 1, 96)}
-    found = widths_for_latency(Search(_cost, np.array([64.0, 96.0]), scores, ["a", "b"], target, Limits(steps={"a": 8, "b": 8})))
-    assert 0.85 * target <= _cost(found) <= target
-    assert not found[0] % 8 and not found[1] % 8
-    with pytest.raises(BudgetError, match="at its narrowest"):
-        widths_for_latency(Search(_cost, np.array([64.0, 96.0]), scores, ["a", "b"], 51.0, Limits(steps={"a": 8, "b": 8})))
-
-
-def test_the_aim_is_corrected_towards_the_target() -> None:
-    assert _next_aim([(10.0, 10.0)], 5.0) == 5.0
-    assert _next_aim([(10.0, 10.0), (5.0, 4.0)], 5.0) > 5.0
-    assert 5.0 < _next_aim([(10.0, 10.0), (5.0, 4.0), (7.0, 6.0)], 5.0) < 7.0
-    assert _next_aim([(10.0, 10.0), (4.0, 6.0)], 4.0) < 4.0
-
-
 class Chain(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -176,9 +152,49 @@ def test_a_network_is_pruned_to_a_measured_latency(tmp_path: Path, monkeypatch: 
     assert seen[-1][0] == seen[-1][1] == len(seen)
     assert len(list(tmp_path.glob("latency-onnxruntime-*.json"))) == 1
     fxsparse.verify(network, result.network)
-    meter = LatencyMeter(network.origin.structure, LatencyTable.open(engine("onnxruntime")))
-    widths = meter.widths(network.living)
-    meter.calibrate(widths, 2 * meter.of_layers(widths))
-    assert meter(widths) == pytest.approx(2 * meter.of_layers(widths))
     with pytest.raises(BudgetError, match="at its narrowest"):
         Prune(latency="0.0001ms")(network)
+
+
+@pytest.fixture
+def meter() -> LatencyMeter:
+    """Of the chain, with a table in which a layer takes a nanosecond for each MAC."""
+    network = fxsparse.trace(Chain().eval(), torch.randn(1, 3, 24, 24))
+    return LatencyMeter(network.origin.structure, Said(lambda layer: layer.width * 1e-6 if isinstance(layer, Pair) else layer.macs * 1e-6))
+
+
+def test_a_meter_adds_up_layers_and_what_they_leave_over(meter: LatencyMeter) -> None:
+    macs = [24 * 24 * 32 * 27, 24 * 24 * 32 * 32 * 9, 22 * 22 * 4 * 32 * 9]
+    dense = np.array([float(len(meter.structure.classes[name])) for name in meter.names])
+    assert [layer.macs for layer in meter.layers] == macs
+    assert meter.of_layers(dense) == pytest.approx(sum(macs) * 1e-6)
+    meter.calibrate(dense, 2 * meter.of_layers(dense))
+    assert meter(dense) == pytest.approx(2 * meter.of_layers(dense))  # the rest goes with the activations
+    meter.calibrate(dense, 0.5 * meter.of_layers(dense))
+    assert meter(dense) == pytest.approx(0.5 * meter.of_layers(dense))
+
+
+def test_what_layers_take_inside_the_network_counts(meter: LatencyMeter) -> None:
+    dense = np.array([float(len(meter.structure.classes[name])) for name in meter.names])
+    alone = [layer.macs * 1e-6 for layer in meter.layers]
+    inside = [0.5 * alone[0], alone[1], alone[2] + 1.0]  # no change of layout; as alone; a millisecond for cold weights
+    meter.calibrate(dense, sum(inside), inside)
+    assert meter(dense) == pytest.approx(sum(inside))
+    half = dense.copy()
+    half[meter.position["b"]] /= 2
+    assert meter(half) == pytest.approx(inside[0] + 0.5 * inside[1] + 0.5 * alone[2] + 0.5, rel=1e-6)
+
+
+def test_a_profile_is_paired_with_the_layers_or_not_at_all(meter: LatencyMeter) -> None:
+    dense = np.array([float(len(meter.structure.classes[name])) for name in meter.names])
+
+    def profile(macs: list[int]) -> list[LayerTime]:
+        return [LayerTime(f"n{i}", "Conv", float(i), ((1,),), ((1,),), m, None, i) for i, m in enumerate(macs)][::-1]
+
+    macs = [layer.macs for layer in meter.layers]
+    assert meter.paired(dense, [*profile(macs), LayerTime("r", "Relu", 5.0, (), (), 0)]) == [1e-6, 1.0, 2.0]
+    assert meter.paired(dense, profile([*macs[:2], 7])) is None
+    assert meter.paired(dense, profile(macs[:2])) is None
+    half = dense.copy()
+    half[meter.position["a"]] /= 2
+    assert meter.paired(half, profile([macs[0] // 2, macs[1] // 2, macs[2]])) is not None  # of a network that was pruned before

@@ -293,6 +293,21 @@ def test_channels_do_not_leave_a_group_that_is_normalised(groups: int, dead: lis
     assert result.notes[0].startswith(said)
 
 
+def test_an_instance_norm_keeps_what_is_in_front_of_it() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 6, 3), nn.InstanceNorm2d(6, affine=True), nn.ReLU(), nn.Conv2d(6, 4, 3))
+    randomise(model.double())
+    with torch.no_grad():
+        model.get_parameter("0.weight")[[1, 4]] = 0
+    result = EliminateDeadChannels()(traced(model, 2, 3, 9, 9))
+    assert result.notes == ("0: 2 units are constant and stay: the norm behind it takes the statistics of each input",)
+    with torch.no_grad():
+        model.get_parameter("3.weight")[:, [1, 4]] = 0
+    network = traced(model, 2, 3, 9, 9)
+    result = EliminateDeadChannels()(network)
+    assert units(result, "0") == (0, 2, 3, 5)
+    assert_same(network, result.network, 3, 7, 8)
+
+
 def test_a_dead_group_keeps_one_unit() -> None:
     network = traced(prepared(convolutions(), a=[0, 1, 2, 3, 4, 5]), 2, 3, 9, 9)
     result = EliminateDeadChannels()(network)

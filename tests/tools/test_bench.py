@@ -48,6 +48,8 @@ def test_the_table(tmp_path: Path) -> None:
         (["bench", "none.onnx"], "none.onnx is not there"),
         (["bench", "none.onnx", "--engine", "inductor"], "which onnxruntime runs, not inductor"),
         (["bench", MODEL, "--engine", "onnxruntim"], "there is no engine 'onnxruntim'.*onnxruntime"),
+        (["bench", MODEL, "--precision", "fp7"], "precision is one of fp32, fp16, not 'fp7'"),
+        (["bench", MODEL, "--engine", "inductor", "--precision", "fp7"], "precision is one of fp32, fp16, bf16, not 'fp7'"),
         (["export", MODEL, "--out", "x.onnx", "--precision", "fp12"], "precision is one of fp32, fp16, not 'fp12'"),
     ],
 )
@@ -56,6 +58,42 @@ def test_refusals(arguments: list[str], message: str, tmp_path: Path, monkeypatc
     with pytest.raises(LoweringError, match=message):
         said(*arguments)
     assert not list(tmp_path.iterdir())
+
+
+def test_layers_and_reasons(tmp_path: Path) -> None:
+    small = tmp_path / "small"
+    said("prune", MODEL, "--macs", "0.4", "--no-verify", "--out", str(small))
+    asked = ["bench", MODEL, str(small), "--model", MODEL, "--batch", "3", "--input", "1,3,16,16", *QUICK, "--profile", "--explain"]
+    found = json.loads(said(*asked, "--json"))
+    dense, pruned = found["contenders"]
+    assert dense["inputs"] == pruned["inputs"] == [[3, 3, 16, 16]]
+    assert sum(layer["macs"] for layer in dense["layers"]) > sum(layer["macs"] for layer in pruned["layers"]) > 0
+    assert "explained" not in dense
+    assert len(pruned["explained"]) == sum(layer["macs"] > 0 for layer in pruned["layers"]) == 20
+    assert all(each["macs_ratio"] <= 1 for each in pruned["explained"])
+    printed = said(*asked)
+    assert "layers, " in printed and "MACs per ns" in printed and "others" in printed
+    assert f"{small} against {MODEL}, widths in steps of " in printed
+
+
+def test_files_have_their_own_precision_and_sizes(tmp_path: Path) -> None:
+    fixed, free = str(tmp_path / "fixed.onnx"), str(tmp_path / "free.onnx")
+    said("export", MODEL, "--out", fixed)
+    said("export", MODEL, "--out", free, "--precision", "fp16", "--dynamic-batch")
+    found = json.loads(said("bench", free, free, "--batch", "5", "--json", *QUICK))
+    assert [each["name"] for each in found["contenders"]] == [free, f"{free} #2"]
+    assert all(each["inputs"] == [[5, 3, 32, 32]] and each["precision"] == "fp16" for each in found["contenders"])
+    assert f"{free} runs on " in said("bench", fixed, free, *QUICK)
+    with pytest.raises(LoweringError, match=r"takes 'args_0' of shape \[2, 3, 32, 32\], and \[5, 3, 32, 32\] is asked for; export it with"):
+        said("bench", fixed, "--batch", "5", *QUICK)
+    with pytest.raises(LoweringError, match=r"fixed\.onnx is fp32, and fp16 is asked for; export it with --precision fp16"):
+        said("bench", fixed, "--precision", "fp16", *QUICK)
+
+
+def test_layers_are_not_told_by_every_engine() -> None:
+    with pytest.raises(LoweringError, match="inductor does not tell the times of layers; --engine may be onnxruntime"):
+        said("bench", MODEL, MODEL, "--engine", "inductor", "--explain")
+    assert CliRunner().invoke(app, ["bench", MODEL, "--explain"]).exit_code == 2
 
 
 def test_a_folder_without_its_model_and_a_damaged_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ class Odd(nn.Module):
         super().__init__()
         self.first = nn.Linear(3, 3)
         self.again = self.first
-        self.register_parameter("tied", self.first.weight)
+        self.tied = self.first.weight
         self.register_buffer("count", torch.zeros(2), persistent=False)
         self.plain = torch.ones(4)
         self.nested: dict[Any, Any] = {"a": [1, (2, self.first)], "b": {3, 4}, "c": OrderedDict(x=[]), 5: None}
@@ -48,7 +49,7 @@ def state(value: Any, seen: dict[int, int]) -> Any:
     """A nested description of an object and of which of its parts are one."""
     if isinstance(value, Tensor):
         return type(value), seen.setdefault(id(value), len(seen)), tuple(value.shape)
-    if value is None or isinstance(value, (int, float, str, bool, type)) or (callable(value) and not isinstance(value, nn.Module)):
+    if value is None or isinstance(value, (int, float, str, bool, type, FunctionType)):
         return value
     if id(value) in seen:
         return "seen", seen[id(value)]
@@ -59,7 +60,7 @@ def state(value: Any, seen: dict[int, int]) -> Any:
         return type(value), [(key, state(item, seen)) for key, item in value.items()]
     if isinstance(value, (set, frozenset)):
         return type(value), sorted(value)
-    return type(value), [(key, state(item, seen)) for key, item in vars(value).items() if key != "_flat_weight_refs"]
+    return type(value), [(key, state(item, seen)) for key, item in getattr(value, "__dict__", {}).items() if key != "_flat_weight_refs"]
 
 
 def test_a_copy_is_what_deepcopy_makes() -> None:

@@ -48,6 +48,27 @@ def test_remembered_layouts_are_those_of_the_kernel(name: str) -> None:
         assert layouts(memory.run(func, args, kwargs)) == wanted
 
 
+SHAPES = [(2, 4, 6, 6), (1, 4, 1, 1), (2, 4, 1, 1), (2, 1, 5, 5), (1, 1, 1, 1), (3, 4), (2, 4, 3, 2, 2), (2, 4, 0, 3)]
+ELEMENTWISE = [aten.add.Tensor, aten.mul.Tensor, aten.relu.default, aten.sigmoid.default, aten.silu.default, aten.hardswish.default]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64], ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_layouts_that_are_known_without_the_kernel(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    plain = meta(*shape, dtype=dtype)
+    for x in (plain, plain.transpose(0, 1).contiguous().transpose(0, 1)):
+        for func in ELEMENTWISE if dtype.is_floating_point else ELEMENTWISE[:4]:
+            operands: list[tuple[Any, ...]] = [(x, x), (x, plain), (x, 2), (x, 2.0)]
+            for args in operands if "Tensor" in str(func) else [(x,)]:
+                assert layouts(Shapes().run(func, args, {})) == layouts(func(*args))
+        if dtype.is_floating_point:
+            for kind in (dtype, torch.float32):
+                c = meta(shape[1], dtype=kind)
+                for weight in (c, None):
+                    norm = (x, weight, weight, c, c, False, 0.1, 1e-5)
+                    assert layouts(Shapes().run(aten.native_batch_norm.default, norm, {})) == layouts(aten.native_batch_norm.default(*norm))
+
+
 def test_results_are_new_tensors_and_writing_returns_what_was_written_to() -> None:
     memory, x = Shapes(), meta(3)
     made = [memory.run(aten.exp.default, (x,), {}) for _ in range(3)]

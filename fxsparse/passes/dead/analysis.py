@@ -89,7 +89,9 @@ class _Look:
             return self.sum()
         if name == "aten.native_group_norm":
             return self.group_norm()
-        if "batch_norm" in name or name in BY_CHANNEL or name.rstrip("_") in BY_CHANNEL or is_pointwise(call):
+        if "batch_norm" in name:
+            return self.batch_norm()
+        if name in BY_CHANNEL or name.rstrip("_") in BY_CHANNEL or is_pointwise(call):
             return None
         norm = "norm" in name
         return self.keep_all(STATISTICS if norm else f"{name.partition('.')[2]} reads it")
@@ -105,6 +107,14 @@ class _Look:
                 self.found.block(axis)
                 if why and ref.id not in self.tape.weights and any(factor.atoms is not None for factor in axis):
                     self.found.explain(axis, _along(x, shape, position, x.known), why, last=True)
+
+    def batch_norm(self) -> None:
+        """Each channel has statistics of its own. Those of each batch, as an instance norm takes them, are not known beforehand."""
+        if self.step.tape.mode == "eval" and self.step.arg("training", False):
+            ref = self.step.arg("input")
+            x = self.step.look(ref)
+            known = _along(x, self.step.shape(ref), 1, x.known)
+            self.found.explain(self.axes(ref)[1], known, "the norm behind it takes the statistics of each input", last=True)
 
     def group_norm(self) -> None:
         """A whole group may go, as each has statistics of its own; a channel may not leave its group."""

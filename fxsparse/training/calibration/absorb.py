@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvTransposeNd
 
-from fxsparse.errors import TraceError
+from fxsparse.errors import Error
 from fxsparse.network import trace
 from fxsparse.passes.fold_batch_norm import plan
 from fxsparse.training.calibration.images import Calibration, evaluating, take
@@ -17,7 +17,7 @@ def pairs(model: nn.Module, data: Calibration) -> dict[str, str]:
     try:
         with evaluating(model):
             folds, _ = plan(trace(model, (take(data.inputs, torch.arange(2)),)))
-    except TraceError:
+    except Error:
         return {}
     found: dict[str, str] = {}
     for fold in folds:

@@ -88,6 +88,12 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.spending, self.part = _spending(asked, spending, part, lambda: Latency.on(network, engine, threads))
         self.active: Living = dict(network.living)  # what lives: while exploring, less than the network holds
         self.whole = self.spending(network, _everything(network))
+        least_cost = self.spending(network, self._narrowest())
+        if least_cost > self.part * self.whole:
+            raise BudgetError(
+                f"the budget of {self.part:g} cannot be reached: at its narrowest the network still costs {least_cost / self.whole:.3g} of the "
+                "whole; give a larger one, or exclude fewer groups"
+            )
         self.steps_done = 0
         self.spent = {"exploit": 0, "explore": 0}  # multiply-accumulates of forward passes on the example inputs
         self.memory = Memory(self._as_masks(self.active))
@@ -242,6 +248,9 @@ class ExploitExploreChannels(MaskedOptimizer):
 
     def _may_change(self, name: str) -> bool:
         return self.network.origin.structure.groups[name].prunable and name not in self.exclude
+
+    def _narrowest(self) -> Living:
+        return {name: units[: self.least] if self._may_change(name) else units for name, units in self.active.items()}
 
     def _worth(self, criterion: UnitCriterion) -> dict[str, Tensor]:
         return {name: scores for name, scores in criterion.worth(self.network).items() if name not in self.exclude}

@@ -17,10 +17,10 @@ from fxsparse.engines import compare, engine
 from fxsparse.engines.base import fresh_inputs
 from fxsparse.engines.onnxruntime import OnnxRuntime
 from fxsparse.engines.profile import build_profiled
-from fxsparse.errors import BudgetError, Error
+from fxsparse.errors import BudgetError
 from fxsparse.network import Network
 from fxsparse.passes.choosing import aligned_steps
-from fxsparse.training.distributed import world_size
+from fxsparse.training.distributed import of_first
 from fxsparse.training.iee.spending import Living
 
 NEAR = 0.03  # measured latency that is so near its limit will do
@@ -45,13 +45,19 @@ class Latency:
 
     @classmethod
     def on(cls, network: Network, name: str, threads: int) -> Latency:
-        """On an engine by its name, with the table of this machine."""
-        if world_size() > 1:
-            raise Error(
-                "the processes of a distributed run would each measure another latency; give a budget of macs, or one table for all: "
-                "spending=Latency(network, table, measured=..., remeasure=False)"
-            )
-        return cls(network, LatencyTable.open(engine(name, threads=threads)))
+        """On an engine by its name, with the table of this machine. Of several processes the first alone measures, for all."""
+        on, own = engine(name, threads=threads), []
+
+        def first() -> dict[str, Any]:
+            own.append(cls(network, LatencyTable.open(on)))
+            return own[0].state_dict()
+
+        state = of_first(first)
+        if own:
+            return own[0]
+        made = cls(network, LatencyTable(on, {}, times=dict(state["times"])), measured=state["whole"])
+        made.load_state_dict(state)
+        return made
 
     def __call__(self, network: Network, living: Mapping[str, tuple[int, ...]]) -> float:
         return self.of(self.meter.widths(living))
@@ -137,11 +143,15 @@ class Latency:
             if isinstance(on, OnnxRuntime):
                 _, layers = build_profiled(on, self.first)
                 inside = self.meter.paired(widths, layers)
-            measured = self._measured({"": self.first})[""]
+            measured = self._timed({"": self.first})[""]
         self.meter.calibrate(widths, measured, inside)
         return self.meter(widths)
 
     def _measured(self, networks: Mapping[str, Network]) -> dict[str, float]:
+        found: dict[str, float] = of_first(lambda: self._timed(networks))
+        return found
+
+    def _timed(self, networks: Mapping[str, Network]) -> dict[str, float]:
         built = {name: self.table.engine.build(network) for name, network in networks.items()}
         timed = compare({name: each.prepare(*fresh_inputs(each.inputs)) for name, each in built.items()}, runs=30, seconds=0.5)
         return {name: timing.median for name, timing in timed.items()}

@@ -30,7 +30,7 @@ def plot(timeline: Timeline, path: str | Path) -> None:
     for axis in axes:
         for stage, first, last in timeline.spans:
             if stage in COLOURS:
-                axis.axvspan(first - 1, last, color=COLOURS[stage], linewidth=0)
+                axis.axvspan(first - 1, last, color=COLOURS[stage], linewidth=0, zorder=0)  # behind the bars
     axes[0].set_title("living; shaded: estimation (yellow), exploration (green)", fontsize="medium")
     axes[1].set_xlabel("step")
     figure.savefig(str(path))

@@ -88,7 +88,7 @@ def test_nested_outputs_are_compared_as_values(method: str) -> None:
 
 def test_learning_brings_the_outputs_back() -> None:
     model = made(Segmenter())
-    options: dict[str, Any] = {**SMALL, "epochs": 30, "allocation": "erk"}
+    options: dict[str, Any] = {**SMALL, "epochs": 16, "allocation": "erk"}
     before = calibrate(model, [pictures()], 0.6, "magnitude-bn", allocation="erk").agreement
     for method in ("distill", "unipts", "pot"):
         assert calibrate(model, [pictures()], 0.6, method, **options).agreement > before + 0.05, method
@@ -134,27 +134,36 @@ def test_outputs_by_name() -> None:
 def detector(kind: str) -> nn.Module:
     """torchvision's detectors at their smallest."""
     detection = import_torchvision().models.detection
-    anchors = detection.anchor_utils
+    anchors, few = detection.anchor_utils, {"score_thresh": 0.4, "topk_candidates": 5}
     if kind == "FasterRCNN":
         made_anchors = anchors.AnchorGenerator(((8, 16),), ((0.5, 1.0),))
         pool = import_torchvision().ops.MultiScaleRoIAlign(["0"], 3, 1)
         model = detection.FasterRCNN(
             Body(), min_size=32, max_size=32, rpn_anchor_generator=made_anchors, box_roi_pool=pool,
             box_head=detection.faster_rcnn.TwoMLPHead(16 * 9, 32), box_predictor=detection.faster_rcnn.FastRCNNPredictor(32, 4),
-            rpn_post_nms_top_n_test=12,
+            rpn_pre_nms_top_n_test=20, rpn_post_nms_top_n_test=12,
         )  # fmt: skip
     elif kind == "SSD":
-        model = detection.ssd.SSD(Body(), anchors.DefaultBoxGenerator([[2]]), (32, 32), 4, head=detection.ssd.SSDHead([16], [4], 4))
+        model = detection.ssd.SSD(Body(), anchors.DefaultBoxGenerator([[2]]), (32, 32), 4, head=detection.ssd.SSDHead([16], [4], 4), **few)
     else:
         generator = anchors.AnchorGenerator(((8,),), ((1.0,),))
-        model = getattr(detection, kind)(Body(), 4, min_size=32, max_size=32, anchor_generator=generator)
+        model = getattr(detection, kind)(Body(), 4, min_size=32, max_size=32, anchor_generator=generator, **few)
     assert isinstance(model, nn.Module)
     return model
 
 
 @pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")
-@pytest.mark.parametrize("kind", ["SSD", "RetinaNet", "FasterRCNN"])
-@pytest.mark.parametrize("method", ["unipts", "distill", "pot"])
+@pytest.mark.parametrize(
+    ("kind", "method"),
+    [
+        ("SSD", "unipts"),
+        ("SSD", "pot"),
+        ("RetinaNet", "distill"),
+        ("FasterRCNN", "unipts"),
+        ("FasterRCNN", "distill"),
+        ("FasterRCNN", "pot"),
+    ],
+)
 def test_torchvision_s_detectors(kind: str, method: str) -> None:
     if importlib.util.find_spec("torchvision") is None:
         pytest.skip("torchvision is not installed")

@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 
 import fxsparse
-from fxsparse.budgets.latency_table import LatencyTable, widths_of
+from fxsparse.budgets.latency_table import LatencyTable, _key, widths_of
 from fxsparse.engines import engine
 from fxsparse.engines.layers import Convolution, Layer, Product
-from fxsparse.errors import BudgetError, Error
+from fxsparse.errors import BudgetError
 from fxsparse.network import Network
+from fxsparse.training.checkpoint import load_checkpoint, save_checkpoint
 from fxsparse.training.iee.channels import ExploitExploreChannels
 from fxsparse.training.iee.latency import Latency
 from tests.training.iee.small import batch, same
+
+ROOT = Path(__file__).resolve().parents[3]
 
 
 class Staircase(LatencyTable):
@@ -28,7 +35,7 @@ class Staircase(LatencyTable):
     def time(self, layer: Layer) -> float:
         assert isinstance(layer, Convolution | Product)
         one, other = widths_of(layer)
-        return 1e-3 * (-(-one // 4)) * (-(-other // 4))
+        return self.times.setdefault(_key(layer), 1e-3 * (-(-one // 4)) * (-(-other // 4)))
 
 
 def chain() -> Network:
@@ -150,10 +157,42 @@ def test_the_last_prune_is_corrected_until_the_measurement_agrees(monkeypatch: p
     assert len(latency.reports) >= 2
 
 
-def test_processes_do_not_each_measure_for_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fxsparse.training.iee.latency.world_size", lambda: 2)
-    with pytest.raises(Error, match="one table for all"):
-        Latency.on(chain(), "onnxruntime", 1)
+def measuring(folder: Path, rank: int) -> None:
+    """One of two processes; the second must not measure."""
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
+    LatencyTable.open = classmethod(lambda cls, on, folder=None: Staircase(on, {}))  # type: ignore[method-assign, assignment]
+    calls: list[int] = []
+
+    def timed(self: Latency, networks: Mapping[str, Network]) -> dict[str, float]:
+        assert rank == 0
+        calls.append(len(networks))
+        return {"": 0.03} if "" in networks else {"first": 0.03, "small": 0.03 * (0.5 + 0.01 * len(calls))}
+
+    Latency._timed = timed  # type: ignore[method-assign]
+    build = "fxsparse.training.iee.latency.build_profiled"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(build, lambda on, network: (None, ()))
+        if rank == 1:
+            patch.setattr("fxsparse.budgets.latency_table.runnable", lambda *_: pytest.fail("the second process measures"))
+        network = chain()
+        optimizer = torch.optim.SGD(network.module.parameters(), lr=0.05)
+        sparsifier = ExploitExploreChannels(network, optimizer, latency=0.6, steps=24, cycles=2, estimate=2, explore=2, growth=0.5)
+        run(24, sparsifier)
+    save_checkpoint(folder / f"{rank}.pt", sparsifier.state_dict())
+    dist.destroy_process_group()
+
+
+def test_of_several_processes_the_first_measures_for_all(tmp_path: Path) -> None:
+    code = "import sys, torch; from pathlib import Path; from tests.training.iee.test_latency import measuring; torch.set_num_threads(1); "
+    code += "measuring(Path(sys.argv[1]), int(sys.argv[2]))"
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    started = [subprocess.Popen([*command, str(rank)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) for rank in range(2)]
+    for process in started:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors.decode()
+    one, other = (load_checkpoint(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert one["latency"]["reports"] and one["latency"]["reports"] == other["latency"]["reports"]
+    assert one["active"] == other["active"] and same(one["network"], other["network"])
 
 
 @pytest.mark.slow

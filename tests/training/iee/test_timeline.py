@@ -44,7 +44,9 @@ def test_a_timeline_survives_json() -> None:
 def test_it_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     plot(story(), tmp_path / "story.svg")
-    assert "<svg" in (tmp_path / "story.svg").read_text()
+    drawn = (tmp_path / "story.svg").read_text()
+    assert "<svg" in drawn
+    assert drawn.rindex("#cfe8d5") < drawn.index("#a5c8f0")  # stages are shaded behind the bars of what was grown
     with pytest.raises(Error, match="nothing to draw"):
         plot(Timeline(), tmp_path / "none.svg")
 
