@@ -170,7 +170,7 @@ def label(run: dict[str, Any]) -> str:
 def grouped(files: list[dict[str, Any]], *keys: str) -> dict[tuple[Any, ...], list[dict[str, Any]]]:
     found: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for run in files:
-        found.setdefault(tuple(run[key] if key in run else run["settings"][key] for key in keys), []).append(run)
+        found.setdefault(tuple(run["settings"].get(key, run.get(key)) for key in keys), []).append(run)
     return found
 
 

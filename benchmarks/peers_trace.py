@@ -97,7 +97,7 @@ def torch_pruning(model: nn.Module, inputs: tuple[Any, ...], told: Told) -> nn.M
     import torch_pruning as peer
 
     layers = [m for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d, nn.Conv3d))]
-    widths = {shape[-1] if len(shape) == 2 else shape[1] for shape in shapes(model, inputs) if len(shape) > 1}
+    widths = {shape[-1] if len(shape) < 4 else shape[1] for shape in shapes(model, inputs) if len(shape) > 1}
     last = [m for m in layers if getattr(m, "out_features", getattr(m, "out_channels", None)) in widths][-2:]
     with Measured() as analysis:
         graph = peer.DependencyGraph().build_dependency(model, inputs)
@@ -192,16 +192,92 @@ def known(side: str) -> dict[str, Any]:
     return found
 
 
-def run(sides: list[str], only: str | None, threads: int, limit: int, seconds: float) -> None:
+def run(sides: list[str], only: str | None, threads: int, limit: int, seconds: float, busy: bool) -> None:
     RESULTS.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     for side in sides:
-        for name in FEW if side == "torch-kirigami" and not only else models():
+        names = list(FEW) if side == "torch-kirigami" and not only else models()
+        for name in reversed(names) if busy else names:
             if (only and only not in name) or (name in known(side) and not only) or time.monotonic() - began > seconds:
                 continue
             said = apart(name, side, threads, limit)
+            if busy:
+                said["busy"] = True
             write_json(RESULTS / f"{side}.json", dict(sorted({**known(side), name: said}.items())))
             print(name, side, said, flush=True)
+
+
+def seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def outcome(said: dict[str, Any]) -> list[str]:
+    """Groups and pruned in seconds, and what went wrong in words."""
+    wrong = said.get("error", "").replace("|", "/")
+    mark = " †" if said.get("busy") and "groups_s" in said else ""
+    return [seconds(said.get("groups_s")) + mark, f"*{wrong[:70]}*" if wrong else seconds(said.get("pruned_s")) + mark]
+
+
+def summary(found: dict[str, dict[str, Any]]) -> list[str]:
+    """What the tables say, in one line for each tool."""
+    lines = []
+    for side in SIDES:
+        said = found[side]
+        done = {name: each for name, each in said.items() if "error" not in each and "pruned_s" in each}
+        late = sum("not done" in each.get("error", "") for each in said.values())
+        text = f"- {side}: {len(done)} of {len(said)} networks pruned"
+        if late:
+            text += f", {late} not done in time"
+        if len(said) - len(done) - late:
+            text += f", {len(said) - len(done) - late} errors"
+        if done:
+            slowest = max(done, key=lambda name: done[name]["pruned_s"])
+            text += f"; the slowest that ended took {done[slowest]['pruned_s']:.1f} s ({slowest})"
+        lines.append(text + ".")
+    mine, peer = found[SIDES[0]], found[SIDES[1]]
+    for key, what in (("groups_s", "groups"), ("pruned_s", "a pruned network")):
+        alike = [name for name in peer if name in mine and peer[name].get("busy") == mine[name].get("busy")]
+        both = [name for name in alike if "error" not in peer[name] and key in peer[name] and key in mine[name]]
+        faster = [name for name in both if peer[name][key] < mine[name][key]]
+        most = max(faster, key=lambda name: mine[name][key] - peer[name][key], default=None)
+        extra = f"; most on {most}, {peer[most][key]:.2f} s against {mine[most][key]:.2f} s" if most else ""
+        lines.append(f"- To {what}, Torch-Pruning is the faster one on {len(faster)} of the {len(both)} networks that both finish{extra}.")
+    small = {name: each for name, each in mine.items() if each["parameters"] < 100e6}
+    for title, which in (("below 100 million parameters", small), ("of all", mine)):
+        slowest = max(which, key=lambda name: which[name]["groups_s"])
+        lines.append(f"- fxsparse, slowest analysis {title}: {which[slowest]['groups_s']:.2f} s ({slowest}).")
+    beyond = {name: each["shrink_s"] - each["copy_s"] for name, each in mine.items() if "shrink_s" in each}
+    slowest = max(beyond, key=lambda name: beyond[name])
+    lines.append(f"- fxsparse, slowest shrink beyond the time of copying the weights once: {beyond[slowest]:.2f} s ({slowest}).")
+    return lines
+
+
+def table() -> str:
+    found = {side: known(side) for side in SIDES}
+    rows = [
+        *summary(found),
+        "",
+        "| network | MB | fxsparse: groups, s | pruned, s | Torch-Pruning: groups, s | pruned, s | torch-kirigami: groups, s | pruned, s |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, mine in found[SIDES[0]].items():
+        cells = [name, f"{mine['weights_mb']:.0f}"] + [cell for side in SIDES for cell in outcome(found[side].get(name, {}))]
+        rows.append(f"| {' | '.join(cells)} |")
+    rows += [
+        "",
+        "Memory, in MB beyond what the process held: the analysis (of a tool that runs the network, activations included), removing half",
+        "the channels by magnitude, and for fxsparse the shrink alone beside the sum of its result and its journal, which it has to hold.",
+        "",
+        "| network | weights | fxsparse: analysis | pruning | shrink | result + journal | Torch-Pruning: analysis | pruning |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, mine in found[SIDES[0]].items():
+        peer = found[SIDES[1]].get(name, {})
+        held = mine["result_mb"] + mine["journal_mb"] if "result_mb" in mine else None
+        numbers = [mine["weights_mb"], mine.get("analysis_mb"), mine.get("pruning_mb"), mine.get("shrink_mb"), held]
+        cells = ["" if n is None else f"{n:.0f}" for n in (*numbers, peer.get("analysis_mb"), peer.get("pruning_mb"))]
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(rows)
 
 
 def main() -> None:
@@ -212,12 +288,17 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, default=60, help="seconds for each model and tool")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing new after so long; run again to go on")
+    parser.add_argument("--busy", action="store_true", help="other work runs beside: from the end of the list, and the times are marked")
+    parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     said = parser.parse_args()
     if said.one:
         one(said.one, said.side[0], said.threads)
     if said.run:
-        run(said.side or list(SIDES), said.only, said.threads, said.limit, said.seconds)
+        run(said.side or list(SIDES), said.only, said.threads, said.limit, said.seconds, said.busy)
+    if said.table:
+        text = DOCUMENT.read_text(encoding="utf-8")
+        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -46,7 +46,7 @@ def tracked() -> list[str]:
     try:
         listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\0")
     except (OSError, subprocess.CalledProcessError):  # an unpacked archive: what tools write there starts with a dot, but for .ci
-        made = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|[^/]*\.egg-info/)")
+        made = re.compile(r"(^|/)(\.(?!ci/|gitignore$)|__pycache__/|[^/]*\.egg-info/)|^(build|fxsparse-demo)/")
         listed = [path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*")]
         listed = [name for name in listed if not made.search(name)]
     names = [name for name in listed if name and name.split("/")[0] not in LINKS]

@@ -99,7 +99,7 @@ class Places:
     def of(self, name: str, kind: str) -> tuple[int, Shape | None]:
         """The number of the nearest node of this kind, backwards from the named one, and its weight."""
         wanted = "Conv" if "Conv" in kind else "Gemm" if "Gemm" in kind else "MatMul"
-        front = [name.removesuffix("_nchwc")]
+        front = [name.removesuffix("_nchwc"), name.partition("/")[0]]  # node_MatMul_1/MatMulAddFusion
         for _ in range(6):  # a convolution, its norm, an addition, an activation of a few nodes
             nodes = [self._makers[each] for each in front if each in self._makers]
             for node in nodes:

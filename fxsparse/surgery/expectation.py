@@ -106,7 +106,7 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
             if name in WHAT_CHANGES_NOTHING or name not in arguments or call.name == "aten.squeeze":  # whatever goes, the shape says it
                 continue
             written = arguments[name]
-            if name in SIZES and -1 in written and len(written) == len(value):  # -1 stands for what the result has, and that is right
+            if name in SIZES and isinstance(written, (list, tuple)) and len(written) == len(value):  # -1: what the result has
                 written = [right if size == -1 else size for size, right in zip(written, value, strict=True)]
             if not _alike(written, value):
                 return f"{call.op} has {name}={arguments[name]} instead of {value}"

@@ -10,15 +10,17 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
+from fxsparse.axes.factors import Atoms
 from fxsparse.channels.groups import Member
 from fxsparse.errors import PlanError
-from fxsparse.surgery.journal import grid, take
+from fxsparse.surgery.journal import Places, grid, take
 from fxsparse.surgery.reference import InDouble
 from fxsparse.surgery.reference_state import randomised_state
 
@@ -95,7 +97,10 @@ def _found(network: Network, name: str) -> Choice | str:
     on_meta = any(parameter.is_meta for parameter in network.module.parameters())
     if (consumers and not _meets(network, name, meetings)) or on_meta or len(group.units) < 2:
         return consumers
-    trial = _Trial(network, name)
+    pair = _pair(network, name)
+    if pair is None:
+        return "cannot lose a single unit, so that growing one cannot be tried"
+    trial = _Trial(*pair, name)
     best: Choice | None = None
     for choice in _choices(group.members, consumers):
         silent, learns = trial(choice)
@@ -131,14 +136,11 @@ def _choices(members: tuple[Member, ...], consumers: Choice) -> Iterator[Choice]
 
 
 class _Trial:
-    """The dense network, and the same without the last unit of a group; `choice` is put to the test on random values."""
+    """A thin network of the same structure, and the same without a unit of a group; `choice` is put to the test on random values."""
 
-    def __init__(self, network: Network, name: str) -> None:
-        structure = network.origin.structure
-        everything = {each: group.units for each, group in structure.groups.items()}
-        self.wide = network.with_living(everything, "fresh")
-        self.narrow = self.wide.shrink({name: everything[name][:-1]})
-        self.name, self.unit = name, everything[name][-1]
+    def __init__(self, wide: Network, narrow: Network, name: str) -> None:
+        self.wide, self.narrow = wide, narrow
+        self.name, self.unit = name, wide.living[name][-1]
         self.modules = [copy.deepcopy(each.module).cpu().double().eval() for each in (self.wide, self.narrow)]
         self.states = [randomised_state(self.modules[0], seed) for seed in SEEDS]
         self.expected: dict[int, list[Tensor]] = {}
@@ -148,7 +150,7 @@ class _Trial:
         learns = False
         for number, state in enumerate(self.states):
             if number not in self.expected:
-                self.expected[number] = self.run(1, {key: take(value, self.narrow.places(key)) for key, value in state.items()})
+                self.expected[number] = self.run(1, {key: take(value, self.left(key)) for key, value in state.items()})
             zeroed = self.zeroed(state, choice)
             outputs = self.run(0, zeroed)
             for got, wanted in zip(outputs, self.expected[number], strict=True):
@@ -176,7 +178,7 @@ class _Trial:
         result = {key: made[id(value)] for key, value in state.items()}
         for part in choice:
             value = result[part.member.tensor]
-            value[grid({part.member.axis: _array(_coordinates(self.wide, self.name, part)[self.unit])}, value.shape, value.device)] = 0
+            value[grid({part.member.axis: self.positions(part)}, value.shape, value.device)] = 0
         parameters = {aliases.get(key, key) for key, _ in self.modules[0].named_parameters(remove_duplicate=False)}
         for key, value in result.items():
             if aliases.get(key, key) in parameters and value.is_floating_point():
@@ -194,11 +196,36 @@ class _Trial:
             return False
         gradients = torch.autograd.grad(total, [state[m.tensor] for m in members], allow_unused=True)
         for member, gradient in zip(members, gradients, strict=True):
-            unit = _coordinates(self.wide, self.name, Part(member)).get(self.unit, [])
-            if gradient is not None and unit and bool((gradient.index_select(member.axis, torch.tensor(unit)) != 0).any()):
+            unit = torch.from_numpy(self.positions(Part(member)))
+            if gradient is not None and bool((gradient.index_select(member.axis, unit) != 0).any()):
                 return True
         return False
 
+    def left(self, key: str) -> Places:
+        """Where the narrow network's coordinates stand among the wide one's."""
+        reading = self.wide.origin.structure.reading
+        axes = reading.tensors.get(reading.aliases.get(key, key), [])
+        return {
+            i: np.flatnonzero(self.narrow.prediction.mask(axis)[self.wide.prediction.mask(axis)]) for i, axis in enumerate(axes) if axis
+        }
 
-def _array(numbers: list[int]) -> Any:
-    return torch.tensor(numbers, dtype=torch.long).numpy()
+    def positions(self, part: Part) -> Atoms:
+        """Where the coordinates of a part stand in the wide network."""
+        axis = self.wide.origin.structure.reading.tensors[part.member.tensor][part.member.axis]
+        mask = self.wide.prediction.mask(axis)
+        coordinates = [c for c in _coordinates(self.wide, self.name, part).get(self.unit, []) if mask[c]]
+        return (np.cumsum(mask) - 1)[np.array(coordinates, dtype=np.int64)]
+
+
+def _pair(network: Network, name: str) -> tuple[Network, Network] | None:
+    """A network with few units of each group, so that a trial costs little, and the same without a unit of this one; with more units
+    where so few cannot be."""
+    groups = network.origin.structure.groups
+    for few in (3, 4, 6, None):
+        living = {each: group.units[:few] if group.prunable else group.units for each, group in groups.items()}
+        try:
+            wide = network.with_living(living, "fresh")
+            return wide, wide.shrink({name: wide.living[name][:-1]})
+        except PlanError:
+            continue
+    return None

@@ -13,7 +13,7 @@ from fxsparse.engines.base import fresh_inputs
 from fxsparse.engines.explain import Explained, explain, summary
 from fxsparse.engines.profile import LayerTime
 from fxsparse.tools.bench_tables import layer_table, show
-from fxsparse.tools.contenders import Contender, Wish, contenders_of, engine_step
+from fxsparse.tools.contenders import Contender, Wish, contenders_of, engine_step, require_profile
 from fxsparse.tools.options import Json, Shape, Weights
 
 
@@ -46,9 +46,9 @@ def bench(
     """
     if explained and len(contenders) < 2:
         raise typer.BadParameter("--explain compares with the first contender; give a second one", param_hint="--explain")
+    if profiled or explained:
+        require_profile(engine_name, macs=explained)
     built = contenders_of(contenders, Wish(engine_name, threads, precision, model, weights, shape, batch))
-    for each in built if profiled or explained else ():
-        each.require_profile(macs=explained)
     timed = compare({each.name: each.built.prepare(*fresh_inputs(each.built.inputs)) for each in built}, runs=runs, seconds=seconds)
     layers = {each.name: each.profile() for each in built} if profiled or explained else {}
     step = engine_step(built[0].engine) if explained else 1

@@ -81,7 +81,8 @@ def calibrate(
         batches = [each for each, _ in batches]
     given = {"epochs": epochs, "allocation": allocation, "pattern": pattern, "seed": seed}
     options = pairs(option, "--option") | {name: value for name, value in given.items() if value is not None}
-    with Progress(console=Console(stderr=True), disable=as_json) as bar:
+    errors = Console(stderr=True)
+    with Progress(console=errors, disable=as_json or not errors.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: int, of: int) -> None:

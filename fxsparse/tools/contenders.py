@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
 from fxsparse.budgets.latency_table import LatencyTable, staircase
-from fxsparse.engines import engine, profile
+from fxsparse.engines import engine, engine_names, profile
 from fxsparse.engines.base import Built, Engine, materialised
 from fxsparse.engines.layers import Convolution
 from fxsparse.engines.onnxruntime import OnnxRuntime
@@ -51,12 +51,6 @@ class Contender:
     def masked(self) -> bool:
         return isinstance(self.source, Network) and bool(self.source.masks)
 
-    def require_profile(self, macs: bool) -> None:
-        """Whether its layers can be timed, and their MACs are known, is said before minutes of measuring."""
-        if not isinstance(self.engine, OnnxRuntime) and (macs or not isinstance(self.built, Running)):
-            known = "onnxruntime" if macs else "onnxruntime or tensorrt"
-            raise LoweringError(f"{self.engine.name} does not tell the times of layers; --engine may be {known} for this")
-
     def profile(self) -> tuple[LayerTime, ...]:
         """The time of each layer, in a pass of its own."""
         if isinstance(self.built, Running):
@@ -65,6 +59,13 @@ class Contender:
         if isinstance(self.source, Path):
             return profile_file(self.source, self.engine, self.built.inputs)
         return profile(self.source, self.engine, self.built.inputs)
+
+
+def require_profile(name: str, macs: bool) -> None:
+    """Whether an engine tells the times of layers, and their MACs, is said before minutes of building and measuring."""
+    known = ("onnxruntime",) if macs else ("onnxruntime", "tensorrt")
+    if name in engine_names() and name not in known:
+        raise LoweringError(f"{name} does not tell the times of layers; --engine may be {' or '.join(known)} for this")
 
 
 def contenders_of(names: Sequence[str], wish: Wish) -> list[Contender]:

@@ -17,13 +17,14 @@ from fxsparse.surgery.carry import carry
 from fxsparse.surgery.journal import Init, grid
 from fxsparse.training.distributed import require_agreement
 from fxsparse.training.frozen import Frozen
+from fxsparse.training.iee.asked import criterion_of, everything, require_reachable, spending_of
 from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.channel_state import restored, saved
 from fxsparse.training.iee.counts import share_of_cycle
 from fxsparse.training.iee.exploration import Exploration
 from fxsparse.training.iee.latency import NEAR, TRIES, Latency
 from fxsparse.training.iee.settings import Choices, Settings, settings_of
-from fxsparse.training.iee.spending import Counted, Living, Spending, best_within
+from fxsparse.training.iee.spending import Living, Spending, best_within
 from fxsparse.training.iee.timeline import Change, Event, Memory, Timeline
 from fxsparse.training.iee.units import UnitCriterion
 from fxsparse.training.masked import MaskedOptimizer
@@ -73,8 +74,8 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.calendar = calendar_of(
             steps, cycles=chosen.cycles, most=chosen.most, stop=chosen.stop, estimate=chosen.estimate, explore=chosen.explore
         )
-        self.criterion = _criterion(chosen.criterion)
-        self.growth_criterion = self.criterion if chosen.grow is None else _criterion(chosen.grow)
+        self.criterion = criterion_of(chosen.criterion)
+        self.growth_criterion = self.criterion if chosen.grow is None else criterion_of(chosen.grow)
         if chosen.scale != 1.0 or chosen.ranking != "inside":
             raise Error("units wake with their values as they are, and grow beside what lives; leave scale and ranking alone")
         if not chosen.explore and chosen.growth and self.growth_criterion.reads_gradient:
@@ -85,15 +86,10 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.exclude, self.least, self.followers, self.on_change = frozenset(exclude), least, tuple(followers), on_change
         super().__init__(network.module, optimizer, ())
         self.network = network
-        self.spending, self.part = _spending(asked, spending, part, lambda: Latency.on(network, engine, threads))
+        self.spending, self.part = spending_of(asked, spending, part, lambda: Latency.on(network, engine, threads))
         self.active: Living = dict(network.living)  # what lives: while exploring, less than the network holds
-        self.whole = self.spending(network, _everything(network))
-        least_cost = self.spending(network, self._narrowest())
-        if least_cost > self.part * self.whole:
-            raise BudgetError(
-                f"the budget of {self.part:g} cannot be reached: at its narrowest the network still costs {least_cost / self.whole:.3g} of the "
-                "whole; give a larger one, or exclude fewer groups"
-            )
+        self.whole = self.spending(network, everything(network))
+        require_reachable(self.part, self.spending(network, self._narrowest()) / self.whole)
         self.steps_done = 0
         self.spent = {"exploit": 0, "explore": 0}  # multiply-accumulates of forward passes on the example inputs
         self.memory = Memory(self._as_masks(self.active))
@@ -320,28 +316,3 @@ class ExploitExploreChannels(MaskedOptimizer):
             self._explore(state["aside"])
             for own, kept in zip((self.criterion, self.growth_criterion), criteria, strict=True):
                 own.load_state_dict(kept)
-
-
-def _criterion(given: Any) -> UnitCriterion:
-    return given if isinstance(given, UnitCriterion) else UnitCriterion(given)
-
-
-def _everything(network: Network) -> Living:
-    return {name: tuple(range(len(classes))) for name, classes in network.origin.structure.classes.items()}
-
-
-def _spending(
-    counted: Mapping[str, float | None], spending: Spending | None, part: float | None, latency: Callable[[], Latency]
-) -> tuple[Spending, float]:
-    """The one cost that is asked for, and the part of it that is to be left."""
-    asked: list[tuple[Any, float]] = [(what, value) for what, value in counted.items() if value is not None]
-    if spending is not None and part is not None:
-        asked.append((spending, part))
-    if len(asked) != 1 or (spending is None) != (part is None):
-        raise Error("give one budget: units, macs, parameters or latency, as a part of the whole network's; or spending together with part")
-    what, value = asked[0]
-    if not 0 < value <= 1:
-        raise Error(f"a budget is a part of the whole network's cost, above 0 and at most 1, not {value!r}")
-    if what == "latency":
-        return latency(), value
-    return (Counted(what) if isinstance(what, str) else what), value  # type: ignore[arg-type]

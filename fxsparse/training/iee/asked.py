@@ -1,0 +1,46 @@
+"""What a run of the channel form is asked for: by what it ranks, and what it may spend."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from fxsparse.errors import BudgetError, Error
+from fxsparse.network import Network
+from fxsparse.training.iee.latency import Latency
+from fxsparse.training.iee.spending import Counted, Living, Spending
+from fxsparse.training.iee.units import UnitCriterion
+
+
+def require_reachable(part: float, least: float) -> None:
+    """An error where the narrowest network costs more than is asked for; both are parts of the whole's cost."""
+    if least > part:
+        raise BudgetError(
+            f"the budget of {part:g} cannot be reached: at its narrowest the network still costs {least:.3g} of the whole; "
+            "give a larger one, or exclude fewer groups"
+        )
+
+
+def criterion_of(given: Any) -> UnitCriterion:
+    return given if isinstance(given, UnitCriterion) else UnitCriterion(given)
+
+
+def everything(network: Network) -> Living:
+    return {name: tuple(range(len(classes))) for name, classes in network.origin.structure.classes.items()}
+
+
+def spending_of(
+    counted: Mapping[str, float | None], spending: Spending | None, part: float | None, latency: Callable[[], Latency]
+) -> tuple[Spending, float]:
+    """The one cost that is asked for, and the part of it that is to be left."""
+    asked: list[tuple[Any, float]] = [(what, value) for what, value in counted.items() if value is not None]
+    if spending is not None and part is not None:
+        asked.append((spending, part))
+    if len(asked) != 1 or (spending is None) != (part is None):
+        raise Error("give one budget: units, macs, parameters or latency, as a part of the whole network's; or spending together with part")
+    what, value = asked[0]
+    if not 0 < value <= 1:
+        raise Error(f"a budget is a part of the whole network's cost, above 0 and at most 1, not {value!r}")
+    if what == "latency":
+        return latency(), value
+    return (Counted(what) if isinstance(what, str) else what), value  # type: ignore[arg-type]
