@@ -12,6 +12,7 @@ RESULTS, STUDY = ROOT / "benchmarks" / "results" / "unipts", ROOT / "benchmarks"
 REFRESH = ROOT / "benchmarks" / "results" / "mask-refresh.json"
 DOCUMENT, PLOT = ROOT / "docs" / "unipts.md", ROOT / "docs" / "unipts.svg"
 BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
+STEPS = 640  # of most runs
 BUDGET = ("epochs", "precision", "population", "generations")  # how long, not what
 MAIN = {
     "magnitude": "magnitude",
@@ -50,25 +51,26 @@ def seeds(chosen: list[Line]) -> str:
     return str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
 
 
-def by_sparsity(found: list[Line], model: str, images: int) -> str:
-    """One row a method, one column a sparsity."""
-    chosen = [line for line in found if line["model"] == model and line["images"] == images and line["label"] in MAIN]
+def by_sparsity(found: list[Line], model: str, images: int, steps: int) -> str:
+    """One row a method, one column a sparsity; what trains no network as a whole stands beside any number of steps."""
+    same = [line for line in found if line["model"] == model and line["images"] == images and line["steps"] in (0, steps)]
+    chosen = [line for line in same if line["label"] in MAIN]
     columns = sorted(_by(chosen, "sparsity"))
-    rows = [f"| {model}, {images:,} images | {' | '.join(f'{each:.0%}' for each in columns)} | seeds | steps | CPU s |"]
-    rows.append(f"|{'---|' * (len(columns) + 4)}")
+    rows = [f"| {model}, {images:,} images, {steps:,} steps | {' | '.join(f'{each:.0%}' for each in columns)} | seeds | CPU s |"]
+    rows.append(f"|{'---|' * (len(columns) + 3)}")
     for label, said in MAIN.items():
         mine = [line for line in chosen if line["label"] == label]
         if mine:
             cells = [cell([line for line in mine if line["sparsity"] == each]) for each in columns]
             seconds = statistics.median(_seconds(line) for line in mine)
-            steps = max(line["steps"] for line in mine)
-            rows.append(f"| {said} | {' | '.join(cells)} | {seeds(mine)} | {steps or ''} | {seconds:.0f} |")
+            rows.append(f"| {said} | {' | '.join(cells)} | {seeds(mine)} | {seconds:.0f} |")
     return "\n".join(rows)
 
 
 def parts(found: list[Line]) -> str:
-    """Every run of ResNet-20 at 90 % and 2,048 images, what is switched on or off by name."""
-    chosen = _by([line for line in found if (line["model"], line["sparsity"], line["images"]) == ("resnet20", 0.9, 2048)], "label")
+    """Every run of ResNet-20 at 90 % with 2,048 images and 640 steps, what is switched on or off by name."""
+    same = [line for line in found if (line["model"], line["sparsity"], line["images"]) == ("resnet20", 0.9, 2048)]
+    chosen = _by([line for line in same if line["steps"] in (0, STEPS)], "label")
     rows = ["| method and options | accuracy | seeds | CPU s |", "|---|---|---|---|"]
     for label, mine in sorted(chosen.items(), key=lambda pair: statistics.mean(line["accuracy"] for line in pair[1])):
         seconds = statistics.median(_seconds(line) for line in mine)
@@ -111,7 +113,7 @@ def plot(found: list[Line]) -> bool:
         FigureCanvasSVG(figure)
         axes: Any = figure.subplots(1, len(models), squeeze=False, sharey=True)
         for axis, model in zip(axes[0], models, strict=True):
-            mine = [line for line in found if line["model"] == model and line["images"] == 2048]
+            mine = [line for line in found if line["model"] == model and line["images"] == 2048 and line["steps"] in (0, STEPS)]
             for number, (label, said) in enumerate(MAIN.items()):
                 by = sorted(_by([line for line in mine if line["label"] == label], "sparsity").items())
                 if by:
@@ -131,9 +133,10 @@ def plot(found: list[Line]) -> bool:
 def write() -> None:
     """Into the document, between its marks."""
     found = lines()
-    pairs = sorted({(line["model"], line["images"]) for line in found}, key=lambda pair: (pair[0], pair[1] != 2048, pair[1]))
+    known = {(line["model"], line["images"], line["steps"]) for line in found if line["steps"]}
+    kinds = sorted(known, key=lambda kind: (kind[0], kind[1] != 2048, *kind[1:]))
     tables = {
-        "results": "\n\n".join(by_sparsity(found, *pair) for pair in pairs),
+        "results": "\n\n".join(by_sparsity(found, *kind) for kind in kinds),
         "parts": parts(found),
         "search": searched(),
         "refresh": refreshed(),

@@ -53,6 +53,7 @@ class Origin:
     notes: tuple[str, ...]
     islands: tuple[str, ...]
     original: type[nn.Module]
+    thin: dict[int, Network] = field(default_factory=dict)  # networks with so few units of each group, for trials
     silences: dict[str, Choice | str] = field(default_factory=dict)  # group -> what is zero in a grown unit, or why nothing can be
 
 

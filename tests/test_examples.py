@@ -21,8 +21,12 @@ EXAMPLES: dict[str, tuple[list[str], str]] = {
     "timm_vit": (["--steps", "2"], "blocks.1.mlp.fc1"),
     "torchvision_classification": (["--images", "60", "--epochs", "1"], "pruned, fine-tuned"),
 }
-NEEDS = {"torchvision_classification": ("torchvision", "sklearn"), "timm_vit": ("timm", "sklearn")}
-NEEDS |= {"detection": ("torchvision",), "segmentation": ("torchvision",)}
+NEEDS: dict[str, tuple[str, ...]] = {
+    "torchvision_classification": ("torchvision", "sklearn"),
+    "timm_vit": ("timm", "sklearn"),
+    "detection": ("torchvision",),
+    "segmentation": ("torchvision",),
+}
 
 
 def test_all_examples_are_run() -> None:

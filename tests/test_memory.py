@@ -49,7 +49,7 @@ def test_analysis_holds_no_copy_of_the_weights() -> None:
     with Growth() as growth:
         network = fxsparse.trace(model, torch.ones(1, 8))
         assert len(network.groups) > 1
-    assert growth.bytes < 25 * MB  # the weights are 100 MB
+    assert growth.bytes < 40 * MB  # the weights are 100 MB
 
 
 @needs_marks
@@ -62,4 +62,4 @@ def test_shrinking_holds_the_result_and_the_journal() -> None:
     result = sum(tensor.nbytes for tensor in small.tensors().values())
     journal = sum(tensor.nbytes for tensor in small.journal.tensors.values())
     assert journal > 100_000_000 > 4 * result / 1.1
-    assert growth.bytes < result + journal + 20 * MB
+    assert growth.bytes < result + journal + 40 * MB  # a plain index_select along each axis takes 50 more

@@ -18,6 +18,8 @@ from fxsparse.engines.layers import Convolution, Product
 from fxsparse.engines.profile import LayerTime
 from fxsparse.tracing.tape import Call, Ref
 
+OFTEN = 100  # layers, after which the table is saved
+
 
 class LatencyMeter:
     """Milliseconds at any widths. `calibrate` says what the whole network takes where it was measured, and what each layer takes in it."""
@@ -35,6 +37,8 @@ class LatencyMeter:
         points = list(dict.fromkeys(point for each in surfaces.values() for point in each.points()))
         for done, point in enumerate(points):
             table.time(point)
+            if done % OFTEN == OFTEN - 1:
+                table.save()  # an interrupted run has measured for something
             if progress is not None:
                 progress(done + 1, len(points))
         table.save()

@@ -91,10 +91,11 @@ class _Worth:
 
 
 def _with_macs(walk: Walk, macs: Callable[[Widths], float], limits: Sequence[Limits]) -> Widths:
-    """The lowest price of MACs at which exchanges, from these widths or from uniform ones, lead to as many as uniform pruning keeps."""
+    """The lowest price of MACs at which exchanges, from these widths, from uniform ones or from those of a budget of MACs,
+    lead to as many as uniform pruning keeps."""
     uniform = max((_uniform(walk.search, each) for each in limits), key=macs)
     importance = _Worth(walk, macs, 0.0)
-    starts = [walk.widths, uniform]
+    starts = [walk.widths, uniform, _by_macs(walk.search, macs)]
     for price in PRICES:
         worth = _Worth(walk, macs, price)
         starts = [_exchanged(walk, worth, widths) for widths in starts]
@@ -111,6 +112,23 @@ def _uniform(search: Search, limits: Limits) -> Widths:
         return widths_for(alike)
     except BudgetError:
         return Walk(search).floor()
+
+
+def _by_macs(search: Search, macs: Callable[[Widths], float]) -> Widths:
+    """The largest budget of MACs that is fast enough, nearly."""
+    found, low, high = Walk(search).floor(), 0.0, 1.0
+    for _ in range(6):
+        share = (low + high) / 2
+        try:
+            tried = widths_for(replace(search, measure=macs, target=share * macs(search.start)))
+        except BudgetError:
+            low = share
+            continue
+        if search.measure(tried) <= search.target:
+            found, low = tried, share
+        else:
+            high = share
+    return found
 
 
 def _exchanged(walk: Walk, worth: _Worth, widths: Widths) -> Widths:

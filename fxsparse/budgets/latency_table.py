@@ -14,7 +14,7 @@ from typing import Any, TypeGuard
 
 from fxsparse.engines.base import Engine
 from fxsparse.engines.layers import Convolution, Layer, Pair, Product, runnable
-from fxsparse.engines.measure import compare
+from fxsparse.engines.measure import Timing, compare
 from fxsparse.errors import BudgetError
 
 STEPS = (1, 2, 4, 8, 16, 32)
@@ -49,28 +49,44 @@ class LatencyTable:
         key = _key(layer)
         found = self.times.get(key)
         if found is None:
-            once = runnable(self.engine, layer)
-            found = compare({"": once}, runs=self.runs, seconds=self.seconds, warmup=0.004, most=5.0)[""].median
-            self.times[key] = max(found, 1e-6)
+            timed = self._measured([layer], runs=self.runs, seconds=self.seconds, most=5.0)
+            self.times[key] = max(timed[key].median, 1e-6)
         return self.times[key]
 
     def together(self, layers: Sequence[Layer]) -> list[float]:
         """Times that are to be compared with each other: measured in turn, all of them, if one is missing."""
         if any(_key(layer) not in self.times for layer in layers):
-            contenders = {_key(layer): runnable(self.engine, layer) for layer in layers}
-            timed = compare(contenders, runs=3 * self.runs, seconds=2 * self.seconds, warmup=0.004, most=10.0)
+            timed = self._measured(layers, runs=3 * self.runs, seconds=2 * self.seconds, most=10.0)
             self.times |= {key: max(timing.percentile(20), 1e-6) for key, timing in timed.items()}  # other work only ever adds
         return [self.time(layer) for layer in layers]
 
     def save(self) -> None:
-        """Write what was measured; an interrupted write leaves the old file."""
+        """Write what was measured, beside what others have written meanwhile; an interrupted write leaves the old file."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, draft = tempfile.mkstemp(dir=self.path.parent, prefix=".latency-")
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"format": "fxsparse-latency/1", "about": self.about, "times": self.times}, file, indent=0, sort_keys=True)
-        os.replace(draft, self.path)
+        if self.path.exists():
+            self.times = {**_read(self.path, self.about), **self.times}
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, draft = tempfile.mkstemp(dir=self.path.parent, prefix=".latency-")
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                json.dump({"format": "fxsparse-latency/1", "about": self.about, "times": self.times}, file, indent=0, sort_keys=True)
+            os.replace(draft, self.path)
+        except OSError as error:
+            raise BudgetError(
+                f"the latency table {self.path} cannot be written: {error.strerror}; let FXSPARSE_CACHE name a folder that can be"
+            ) from error
+
+    def _measured(self, layers: Sequence[Layer], runs: int, seconds: float, most: float) -> dict[str, Timing]:
+        contenders: dict[str, Callable[[], object]] = {}
+        for layer in layers:
+            try:
+                contenders[_key(layer)] = once = runnable(self.engine, layer)
+                once()
+            except Exception as error:  # each engine has its own
+                said = str(error).strip().splitlines() or [type(error).__name__]
+                raise BudgetError(f"{self.engine.name} does not run {layer}, so its time is not known: {said[0][:200]}") from error
+        return compare(contenders, runs=runs, seconds=seconds, warmup=0.004, most=most)
 
 
 Single = Convolution | Product

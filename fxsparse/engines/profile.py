@@ -98,12 +98,12 @@ class Places:
 
     def of(self, name: str, kind: str) -> tuple[int, Shape | None]:
         """The number of the nearest node of this kind, backwards from the named one, and its weight."""
-        wanted = "Conv" if "Conv" in kind else "Gemm" if "Gemm" in kind else "MatMul"
+        wanted = ("Conv",) if "Conv" in kind else ("Gemm", "MatMul")  # a product and the addition after it become a Gemm
         front = [name.removesuffix("_nchwc"), name.partition("/")[0]]  # node_MatMul_1/MatMulAddFusion
         for _ in range(6):  # a convolution, its norm, an addition, an activation of a few nodes
             nodes = [self._makers[each] for each in front if each in self._makers]
             for node in nodes:
-                if wanted in node.op_type:
+                if any(each in node.op_type for each in wanted):
                     return self._order[node.name], self._constants.get(node.input[1])
             front = [each for node in nodes for each in node.input]
         return -1, None

@@ -221,10 +221,14 @@ def _pair(network: Network, name: str) -> tuple[Network, Network] | None:
     """A network with few units of each group, so that a trial costs little, and the same without a unit of this one; with more units
     where so few cannot be."""
     groups = network.origin.structure.groups
-    for few in (3, 4, 6, None):
-        living = {each: group.units[:few] if group.prunable else group.units for each, group in groups.items()}
+    for few in (3, 4, 6, 0):  # 0: all
         try:
-            wide = network.with_living(living, "fresh")
+            wide = network.origin.thin.get(few)
+            if wide is None:
+                living = {each: group.units[: few or None] if group.prunable else group.units for each, group in groups.items()}
+                wide = network.with_living(living, "fresh")
+                if few:
+                    network.origin.thin[few] = wide
             return wide, wide.shrink({name: wide.living[name][:-1]})
         except PlanError:
             continue

@@ -23,6 +23,9 @@ DataOption = Annotated[
     ),
 ]
 ImagesOption = Annotated[int, typer.Option("--images", min=1, help="So many of the training images, drawn by --seed.")]
+SizeOption = Annotated[
+    int | None, typer.Option("--size", min=1, help="Scale the images of class folders so that they are squares of so many pixels.")
+]
 BatchOption = Annotated[int, typer.Option("--batch", min=1, help="Images at a time.")]
 
 
@@ -41,10 +44,10 @@ class Sample:
                 yield normalise(pixels), labels
 
 
-def sample(data: str | None, images: int, batch: int, seed: int) -> Sample | None:
+def sample(data: str | None, images: int, batch: int, seed: int, size: int | None = None) -> Sample | None:
     """What the options ask for."""
     if data is None:
         return None
-    train = load_data(data).train
+    train = load_data(data, size=size).train
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:images]
     return Sample(Images(*train[chosen]), batch)

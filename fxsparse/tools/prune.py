@@ -14,7 +14,7 @@ from fxsparse.errors import PassError, PlanError
 from fxsparse.passes import Pipeline, PrintBetween, Timing, VerifyEach
 from fxsparse.passes.instrumentation import proved
 from fxsparse.passes.prune import Prune
-from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, sample
+from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, SizeOption, sample
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
 from fxsparse.tools.outputs import write_network
 from fxsparse.tools.progress import progress_bar
@@ -24,7 +24,7 @@ Budget = Annotated[
 ]
 BUDGETS = ("macs", "parameters", "memory", "units", "latency")
 WISHES = ("engine", "criterion", "scope", "align", "min_units", "max_ratio", "steps", "protect", "only")  # of budgets alone
-WATCHED = ("data", "images", "batch", "print_between", "time", "verify_each")  # of passes alone
+WATCHED = ("data", "images", "batch", "size", "print_between", "time", "verify_each")  # of passes alone
 
 
 def prune(
@@ -60,6 +60,7 @@ def prune(
     data: DataOption = None,
     images: ImagesOption = 2048,
     batch: BatchOption = 64,
+    size: SizeOption = None,
     weights: Weights = None,
     saved: Saved = None,
     shape: Shape = None,
@@ -99,7 +100,7 @@ def prune(
         work = Pipeline((Prune(**given, **wishes, threads=threads or 1, seed=seed),))
     else:
         _no_use_of(context, (*WISHES, *WATCHED), "--plan, which names the units to keep and runs no pass")
-    batches = sample(data, images, batch, seed)
+    batches = sample(data, images, batch, seed, size)
     wanted = read_plan(plan) if plan is not None else None
     network = traced(model, weights, shape, threads, saved)
     console = Console(highlight=False, soft_wrap=True, markup=False, stderr=as_json)

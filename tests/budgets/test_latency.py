@@ -64,6 +64,25 @@ def test_a_damaged_table_is_one_sentence(tmp_path: Path, content: str) -> None:
         LatencyTable.open(engine("onnxruntime"), tmp_path)
 
 
+def test_what_others_have_written_meanwhile_stays(tmp_path: Path) -> None:
+    one, other = (LatencyTable.open(engine("onnxruntime"), tmp_path) for _ in range(2))
+    one.times["a"], other.times["b"] = 1.0, 2.0
+    one.save()
+    other.save()
+    assert LatencyTable.open(engine("onnxruntime"), tmp_path).times == {"a": 1.0, "b": 2.0}
+    assert [file.suffix for file in tmp_path.iterdir()] == [".json"]
+
+
+def test_what_cannot_be_measured_or_written_is_one_sentence(tmp_path: Path) -> None:
+    table = LatencyTable.open(engine("onnxruntime"), tmp_path)
+    with pytest.raises(BudgetError, match=r"onnxruntime does not run Convolution\(.*inputs=16, .*so its time is not known: .*"):
+        table.time(Convolution(1, 16, 30, 4, (8, 8), (3, 3), (1, 1), (1, 1), (1, 1)))  # 30 outputs for 4 groups
+    (tmp_path / "file").write_text("")
+    table.path = tmp_path / "file" / "table.json"
+    with pytest.raises(BudgetError, match=r"table\.json cannot be written: .*; let FXSPARSE_CACHE name a folder that can be"):
+        table.save()
+
+
 def test_the_cache_is_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FXSPARSE_CACHE", str(tmp_path))
     assert cache_folder() == tmp_path

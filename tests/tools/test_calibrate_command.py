@@ -1,10 +1,8 @@
-"""`fxsparse calibrate` as a process: what it writes can be loaded and applied again; wrong usage ends with one sentence."""
+"""`fxsparse calibrate`: what it writes can be loaded and applied again; wrong usage ends with one sentence."""
 
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from fxsparse.errors import Error
 from fxsparse.models import build
@@ -39,13 +37,12 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def run(weights: Path, *args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = ["calibrate", "fxsparse:resnet20", "--weights", str(weights), "--data", "digits", "--threads", "1", *args]
-    return subprocess.run([sys.executable, "-m", "fxsparse.tools.cli", *command], cwd=cwd, text=True, capture_output=True, check=False)
+def run(weights: Path, *args: str) -> Result:
+    return CliRunner().invoke(app, ["calibrate", "fxsparse:resnet20", "--weights", str(weights), "--data", "digits", *args])
 
 
-def said(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    assert done.returncode == 0, done.stderr
+def said(done: Result) -> dict[str, Any]:
+    assert done.exit_code == 0, done.exception
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -53,22 +50,34 @@ def said(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 def test_a_search_in_processes_then_its_distribution_again(weights: Path, tmp_path: Path) -> None:
     small = ["--images", "200", "--epochs", "1", "--sparsity", "0.8", "--json"]
     search = [f"--option={name}={value}" for name, value in {"population": 2, "generations": 1, "parents": 2, "warmup": 0}.items()]
-    found = said(run(weights, "--method", "unipts", "--workers", "2", "--out", "sparse", *search, *small, cwd=tmp_path))
+    found = said(run(weights, "--method", "unipts", "--workers", "2", "--out", str(tmp_path / "sparse"), *search, *small))
     assert found["sparsity"] == pytest.approx(0.8, abs=1e-5) and 0 <= found["accuracy"] <= 1
     assert json.loads((tmp_path / "sparse" / "distribution.json").read_text())["counts"] == found["counts"]
     assert len(json.loads((tmp_path / "sparse" / "search.json").read_text())["history"]) == 4
     state = load_file(tmp_path / "sparse" / "weights.safetensors")
     assert sum(int(torch.count_nonzero(state[name])) for name in found["counts"]) == sum(found["counts"].values())
-    again = run(weights, "--method", "magnitude-bn", "--allocation", "sparse/distribution.json", *small[:2], "--json", cwd=tmp_path)
+    again = run(weights, "--method", "magnitude-bn", "--allocation", str(tmp_path / "sparse" / "distribution.json"), *small[:2], "--json")
     assert said(again)["counts"] == found["counts"]
-    other = run(weights, "--allocation", "sparse/distribution.json", "--sparsity", "0.5", cwd=tmp_path)
-    assert other.returncode == 1 and "the saved distribution keeps" in other.stderr and "leave the sparsity out" in other.stderr
+    other = run(weights, "--allocation", str(tmp_path / "sparse" / "distribution.json"), "--sparsity", "0.5")
+    assert isinstance(other.exception, Error) and "the saved distribution keeps" in str(other.exception)
 
 
 def test_layer_wise_without_labels_leaves_weights_of_the_model_s_own_names(weights: Path, tmp_path: Path) -> None:
-    args = ["--method", "pot", "--images", "100", "--no-labels", "--option", "layer_steps=2", "--option", 'inputs="dense"', "--out", "pot"]
-    done = run(weights, *args, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
+    args = [
+        "--method",
+        "pot",
+        "--images",
+        "100",
+        "--no-labels",
+        "--option",
+        "layer_steps=2",
+        "--option",
+        'inputs="dense"',
+        "--out",
+        str(tmp_path / "pot"),
+    ]
+    done = run(weights, *args)
+    assert done.exit_code == 0, done.exception
     assert "pot: 90.00% of the weights are zero" in done.stdout and "test images" in done.stdout
     build("fxsparse:resnet20", tmp_path / "pot" / "weights.safetensors")
 
@@ -87,18 +96,18 @@ def test_layer_wise_without_labels_leaves_weights_of_the_model_s_own_names(weigh
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(weights: Path, args: list[str], message: str) -> None:
-    done = CliRunner().invoke(app, ["calibrate", "fxsparse:resnet20", "--weights", str(weights), "--data", "digits", *args])
+    done = run(weights, *args)
     assert isinstance(done.exception, Error)
     assert message in str(done.exception)
 
 
-def test_an_option_without_a_value_is_wrong_usage(weights: Path, tmp_path: Path) -> None:
-    done = run(weights, "--option", "epoch", cwd=tmp_path)
-    assert done.returncode == 2 and "NAME=VALUE" in done.stderr
+def test_an_option_without_a_value_is_wrong_usage(weights: Path) -> None:
+    done = run(weights, "--option", "epoch")
+    assert done.exit_code == 2 and "NAME=VALUE" in done.stderr
 
 
 def test_a_model_without_its_weights_is_at_chance(tmp_path: Path) -> None:
     path = tmp_path / "untrained.safetensors"
     save_file(build("fxsparse:resnet20").model.state_dict(), path)
-    done = run(path, "--images", "500", cwd=tmp_path)
-    assert done.returncode == 1 and "which is chance for 10 classes; load its weights" in done.stderr
+    done = run(path, "--images", "500")
+    assert isinstance(done.exception, Error) and "which is chance for 10 classes; load its weights" in str(done.exception)

@@ -81,3 +81,17 @@ def test_options_that_would_be_passed_over_are_wrong_usage(words: list[str], tmp
     result = ran(*words, "--out", tmp_path / "o")
     assert result.exit_code == 2
     assert "has no use beside" in " ".join(result.output.split())
+
+
+def test_images_of_class_folders_are_scaled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    image = pytest.importorskip("PIL.Image")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    for part, count in (("train", 3), ("test", 1)):
+        for label, side in (("cat", 40), ("dog", 30)):
+            (tmp_path / "data" / part / label).mkdir(parents=True)
+            for index in range(count):
+                image.new("RGB", (side, side + index), (index, 2 * index, 99)).save(tmp_path / "data" / part / label / f"{index}.png")
+    words = ("--macs", "0.6", "--criterion", "taylor", "--data", tmp_path / "data", "--out", tmp_path / "o")
+    with pytest.raises(Error, match="give one size for all"):
+        ran(*words)
+    assert "written" in ran(*words, "--size", "32").stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 import fxsparse
 from fxsparse.errors import Error
@@ -42,6 +43,41 @@ def test_shrunk_and_regrown_with_optimizer_and_masks() -> None:
     train(whole.module, optimizer, sparsifier, range(12, 18))
     require_masked(optimizer, sparsifier)
     assert sum(sparsifier.nonzeros.values()) == round(0.3 * 5168)
+
+
+def test_an_average_goes_along_and_stays_masked() -> None:
+    net = fxsparse.trace(network(), (torch.zeros(2, 3, 6, 6),))
+    optimizer = torch.optim.AdamW(net.module.parameters(), 1e-2)
+    average = AveragedModel(net.module, multi_avg_fn=get_ema_multi_avg_fn(0.5), use_buffers=True)
+    sparsifier = RigL(net.module, optimizer, 0.3, steps=40, interval=3)
+
+    def trained(now: fxsparse.Network, steps: range) -> None:
+        for step in steps:
+            train(now.module, optimizer, sparsifier, range(step, step + 1))
+            average.update_parameters(now.module)
+            sparsifier.mask_module(average)
+
+    def masked() -> bool:
+        values = dict(average.module.named_parameters())
+        return not any(values[name].detach()[~mask].any() for name, mask in sparsifier.masks.items())
+
+    trained(net, range(5))
+    group = next(group for group in net.groups if group.prunable and len(group.units) == 16)
+    keep = list(range(0, 16, 2))
+    small, before = net.shrink({group.name: keep}), {name: value.clone() for name, value in average.module.state_dict().items()}
+    fxsparse.carry(net, small, optimizer, average)
+    cut = dict(sparsifier.masks)
+    for name in cut:
+        for axis, kept in small.kept.get(name, {}).items():
+            cut[name] = cut[name].index_select(axis, torch.tensor(kept))
+    sparsifier.rebind(small.module, cut)
+    assert torch.equal(average.module.state_dict()["0.weight"], before["0.weight"][keep]) and masked()
+    trained(small, range(5, 10))
+    assert masked()
+    whole = small.regrow()
+    fxsparse.carry(small, whole, optimizer, average)
+    lost = [unit for unit in range(16) if unit % 2]
+    assert torch.equal(average.module.state_dict()["0.weight"][lost], before["0.weight"][lost])
 
 
 def test_masks_that_do_not_fit_are_refused_and_nothing_changes() -> None:
