@@ -1,8 +1,8 @@
-"""What each tool makes of small networks that hold one difficulty each: `python -m benchmarks.peers_small --run --table` writes docs/peers.md.
+"""What each tool makes of small networks that hold one difficulty each; docs/peers.md: `python -m benchmarks.peers_small --run --table`.
 
 In each network every second hidden channel is dead: the weights that make it and those that read it are zero. Half the channels are then
-removed by magnitude, which means the dead ones, so that a right result gives what the network gave before. Whatever else comes out has
-lost or mixed up channels that live. Each tool and network has a process of its own.
+removed by magnitude, which means the dead ones, so that a right result gives what the network gave before. Each tool and network has a
+process of its own.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def verdict(said: dict[str, Any]) -> str:
     if said["left"] == 1.0:
         return "removes nothing"
     right = said["difference"] < 1e-4
-    return f"right, {said['left']:.0%} left" if right else f"**wrong outputs** ({said['difference']:.1g} of the largest)"
+    return f"right, {said['left']:.0%} left" if right else f"**other outputs** (by {said['difference']:.1g} of the largest)"
 
 
 def table() -> str:

@@ -29,7 +29,7 @@ from fxsparse.surgery.growth import initialised
 from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
-from fxsparse.surgery.silence import Choice
+from fxsparse.surgery.silence import Silences
 from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
 from fxsparse.tracing.garbage import collected_later
@@ -53,8 +53,7 @@ class Origin:
     notes: tuple[str, ...]
     islands: tuple[str, ...]
     original: type[nn.Module]
-    thin: dict[int, Network] = field(default_factory=dict)  # networks with so few units of each group, for trials
-    silences: dict[str, Choice | str] = field(default_factory=dict)  # group -> what is zero in a grown unit, or why nothing can be
+    silences: Silences = field(default_factory=Silences)
 
 
 class Kept(Mapping[str, dict[int, list[int]]]):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.axes.factors import Atoms
+from fxsparse.channels.coordinates import Coordinates, Place
 from fxsparse.channels.groups import Member
 from fxsparse.errors import PlanError
 from fxsparse.surgery.journal import Places, grid, take
@@ -49,11 +50,22 @@ class Part:
 
 
 Choice = tuple[Part, ...]
+Zeros = dict[tuple[str, int], dict[int, list[int]]]
+
+
+@dataclass(slots=True)
+class Silences:
+    """What has been found out so far, for all networks of one trace."""
+
+    choices: dict[str, Choice | str] = field(default_factory=dict)  # group -> what is zero in a grown unit, or why nothing can be
+    zeros: dict[str, Zeros] = field(default_factory=dict)
+    thin: dict[int, Network] = field(default_factory=dict)  # networks with so few units of each group, for trials
+    places: dict[str, list[Place]] = field(default_factory=dict)
 
 
 def silence(network: Network, name: str) -> Choice:
-    """What is zero for a grown unit of this group; found once for all networks of one trace."""
-    known = network.origin.silences
+    """What is zero for a grown unit of this group."""
+    known = network.origin.silences.choices
     if name not in known:
         known[name] = _found(network, name)
     choice = known[name]
@@ -71,19 +83,25 @@ def may_be_silent(network: Network, name: str) -> bool:
     return True
 
 
-def zeros(network: Network, name: str) -> dict[tuple[str, int], dict[int, list[int]]]:
+def zeros(network: Network, name: str) -> Zeros:
     """For each tensor and axis that says something for this group: unit -> the dense coordinates that are zero when it is grown."""
-    found: dict[tuple[str, int], dict[int, list[int]]] = {}
-    for part in silence(network, name):
-        found[part.member.tensor, part.member.axis] = _coordinates(network, name, part)
-    return found
+    known = network.origin.silences.zeros
+    if name not in known:
+        known[name] = {(part.member.tensor, part.member.axis): _coordinates(network, name, part) for part in silence(network, name)}
+    return known[name]
 
 
 def _coordinates(network: Network, name: str, part: Part) -> dict[int, list[int]]:
+    """unit -> the dense coordinates that it has in this part."""
+    places = network.origin.silences.places
+    if not places:
+        places.update(Coordinates(network.origin.structure).places)
     units: dict[int, list[int]] = {}
-    for coordinate, unit in network.origin.structure.coordinates(part.member.tensor, part.member.axis, name):
-        units.setdefault(unit, []).append(coordinate)
-    return {unit: part.of(sorted(coordinates)) for unit, coordinates in units.items()}
+    for place in places[name]:
+        if (place.member.tensor, place.member.axis) == (part.member.tensor, part.member.axis):
+            for coordinate in np.flatnonzero(place.units >= 0).tolist():
+                units.setdefault(int(place.units[coordinate]), []).append(coordinate)
+    return {unit: part.of(coordinates) for unit, coordinates in units.items()}
 
 
 def _found(network: Network, name: str) -> Choice | str:
@@ -223,12 +241,12 @@ def _pair(network: Network, name: str) -> tuple[Network, Network] | None:
     groups = network.origin.structure.groups
     for few in (3, 4, 6, 0):  # 0: all
         try:
-            wide = network.origin.thin.get(few)
+            wide = network.origin.silences.thin.get(few)
             if wide is None:
                 living = {each: group.units[: few or None] if group.prunable else group.units for each, group in groups.items()}
                 wide = network.with_living(living, "fresh")
                 if few:
-                    network.origin.thin[few] = wide
+                    network.origin.silences.thin[few] = wide
             return wide, wide.shrink({name: wide.living[name][:-1]})
         except PlanError:
             continue

@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 import torch
+from onnx import TensorProto, helper
 from torch import nn
 
 import fxsparse
 from fxsparse.engines.explain import explain, summary
 from fxsparse.engines.inductor import Inductor
-from fxsparse.engines.profile import LayerTime, profile
+from fxsparse.engines.profile import LayerTime, Places, profile
 from fxsparse.errors import LoweringError
 from tests.engines.test_onnx import pruned
 
@@ -40,6 +41,20 @@ def test_a_network_is_profiled_layer_by_layer() -> None:
     found = explain(before, after)
     assert [each.before.macs for each in found] == [layer.macs for layer in heavy]
     assert set(found[0].as_data()) >= {"layer", "time_ratio", "macs_ratio", "reasons", "widths"}
+
+
+def test_fused_layers_are_found_in_the_file() -> None:
+    constants = [helper.make_tensor(name, TensorProto.FLOAT, dims, [0.0] * 12) for name, dims in (("w", [4, 3]), ("v", [3, 4]))]
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["m"], "node_MatMul_1"),
+        helper.make_node("Add", ["m", "b"], ["a"], "node_add"),
+        helper.make_node("MatMul", ["a", "v"], ["n"], "node_MatMul_2"),
+    ]
+    places = Places(helper.make_graph(nodes, "g", [], [], constants))
+    assert places.of("node_MatMul_1/MatMulAddFusion", "Gemm") == (0, (4, 3))
+    assert places.of("node_MatMul_2/MatMulScaleFusion/", "FusedMatMul") == (2, (3, 4))
+    assert places.of("a", "Gemm") == (0, (4, 3))
+    assert places.of("somewhere", "Gemm") == (-1, None)
 
 
 def test_what_follows_its_macs_needs_no_reason() -> None:
