@@ -198,7 +198,9 @@ def run(sides: list[str], only: str | None, threads: int, limit: int, seconds: f
     for side in sides:
         names = list(FEW) if side == "torch-kirigami" and not only else models()
         for name in reversed(names) if busy else names:
-            if (only and only not in name) or (name in known(side) and not only) or time.monotonic() - began > seconds:
+            there = known(side).get(name)
+            done = there is not None and not only and (busy or not there.get("busy"))
+            if (only and only not in name) or done or time.monotonic() - began > seconds:
                 continue
             said = apart(name, side, threads, limit)
             if busy:
@@ -231,22 +233,26 @@ def summary(found: dict[str, dict[str, Any]]) -> list[str]:
         if len(said) - len(done) - late:
             text += f", {len(said) - len(done) - late} errors"
         if done:
-            slowest = max(done, key=lambda name: done[name]["pruned_s"])
-            text += f"; the slowest that ended took {done[slowest]['pruned_s']:.1f} s ({slowest})"
+            calm = {name: each for name, each in done.items() if not each.get("busy")}
+            slowest = max(calm, key=lambda name: calm[name]["pruned_s"], default="")
+            text += f"; the slowest that ended took {calm[slowest]['pruned_s']:.1f} s ({slowest})" if calm else ""
         lines.append(text + ".")
     mine, peer = found[SIDES[0]], found[SIDES[1]]
     for key, what in (("groups_s", "groups"), ("pruned_s", "a pruned network")):
-        alike = [name for name in peer if name in mine and peer[name].get("busy") == mine[name].get("busy")]
+        alike = [name for name in peer if name in mine and not peer[name].get("busy") and not mine[name].get("busy")]
         both = [name for name in alike if "error" not in peer[name] and key in peer[name] and key in mine[name]]
         faster = [name for name in both if peer[name][key] < mine[name][key]]
         most = max(faster, key=lambda name: mine[name][key] - peer[name][key], default=None)
         extra = f"; most on {most}, {peer[most][key]:.2f} s against {mine[most][key]:.2f} s" if most else ""
-        lines.append(f"- To {what}, Torch-Pruning is the faster one on {len(faster)} of the {len(both)} networks that both finish{extra}.")
-    small = {name: each for name, each in mine.items() if each["parameters"] < 100e6}
-    for title, which in (("below 100 million parameters", small), ("of all", mine)):
+        lines.append(
+            f"- To {what}, Torch-Pruning is the faster one on {len(faster)} of the {len(both)} networks that both finish on a quiet machine{extra}."
+        )
+    quiet = {name: each for name, each in mine.items() if not each.get("busy")}
+    small = {name: each for name, each in quiet.items() if each["parameters"] < 100e6}
+    for title, which in (("below 100 million parameters", small), ("of all", quiet)):
         slowest = max(which, key=lambda name: which[name]["groups_s"])
         lines.append(f"- fxsparse, slowest analysis {title}: {which[slowest]['groups_s']:.2f} s ({slowest}).")
-    beyond = {name: each["shrink_s"] - each["copy_s"] for name, each in mine.items() if "shrink_s" in each}
+    beyond = {name: each["shrink_s"] - each["copy_s"] for name, each in quiet.items() if "shrink_s" in each}
     slowest = max(beyond, key=lambda name: beyond[name])
     lines.append(f"- fxsparse, slowest shrink beyond the time of copying the weights once: {beyond[slowest]:.2f} s ({slowest}).")
     return lines
@@ -288,7 +294,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--limit", type=int, default=60, help="seconds for each model and tool")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start nothing new after so long; run again to go on")
-    parser.add_argument("--busy", action="store_true", help="other work runs beside: from the end of the list, and the times are marked")
+    parser.add_argument("--busy", action="store_true", help="other work runs beside: the times are marked, and taken anew without this")
     parser.add_argument("--table", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     said = parser.parse_args()
