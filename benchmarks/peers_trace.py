@@ -244,9 +244,8 @@ def summary(found: dict[str, dict[str, Any]]) -> list[str]:
         faster = [name for name in both if peer[name][key] < mine[name][key]]
         most = max(faster, key=lambda name: mine[name][key] - peer[name][key], default=None)
         extra = f"; most on {most}, {peer[most][key]:.2f} s against {mine[most][key]:.2f} s" if most else ""
-        lines.append(
-            f"- To {what}, Torch-Pruning is the faster one on {len(faster)} of the {len(both)} networks that both finish on a quiet machine{extra}."
-        )
+        count = f"{len(faster)} of the {len(both)} networks that both finish and no other work disturbed"
+        lines.append(f"- To {what}, Torch-Pruning is the faster one on {count}{extra}.")
     quiet = {name: each for name, each in mine.items() if not each.get("busy")}
     small = {name: each for name, each in quiet.items() if each["parameters"] < 100e6}
     for title, which in (("below 100 million parameters", small), ("of all", quiet)):
