@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fxsparse.errors import PlanError
+from fxsparse.errors import PassError, PlanError
 from fxsparse.network import Network
 from fxsparse.passes.add_bias import AddBias
 from fxsparse.passes.base import Context, Pass, PassResult
+from fxsparse.passes.choosing import aligned_steps
 from fxsparse.passes.dead.search import Search
 from fxsparse.passes.equality import require_same_function, require_values
 
@@ -24,7 +25,8 @@ class EliminateDeadChannels(Pass):
     what functions make of them. Its constant goes into the bias of the layers that read it; where they have none, into the running mean of
     the norm behind them, or else into a new bias. In front of a convolution that pads with zeros a constant is no bias: there, of all
     constant units of a group one stays and carries the others. A unit to which only zero weights listen goes as it is. What has gone may
-    silence others, so the search is repeated until nothing more is found. `exclude` names groups that stay whole, by pattern.
+    silence others, so the search is repeated until nothing more is found. `exclude` names groups that stay whole, by pattern. With `align`, as many
+    dead units stay as make widths multiples of it, where they were before: odd widths can cost an engine more than the units do.
 
     Assumes eval semantics for norms and dropout, and activations that are finite. Only zeros that stand in the weights count; see
     `apply-masks`.
@@ -38,6 +40,11 @@ class EliminateDeadChannels(Pass):
 
     name: ClassVar[str] = "eliminate-dead-channels"
     exclude: tuple[str, ...] = ()
+    align: int = 1
+
+    def __post_init__(self) -> None:
+        if self.align < 1:
+            raise PassError("align of eliminate-dead-channels is at least 1")
 
     def requires(self, network: Network, context: Context) -> None:
         require_values(self.name, network)
@@ -47,6 +54,7 @@ class EliminateDeadChannels(Pass):
         while True:
             search = Search(network, (*self.exclude, *refused))
             search.run()
+            search.living = _even(network, search.living, self.align)
             notes = (*search.removals(), *search.left_alone(), *(f"{name} stays whole: {why}" for name, why in refused.items()))
             if search.living == dict(network.living):
                 return PassResult(network, False, notes)
@@ -61,6 +69,18 @@ class EliminateDeadChannels(Pass):
     def ensures(self, network: Network, result: PassResult, context: Context) -> None:
         if result.modified:
             require_same_function(self.name, network, result.network)
+
+
+def _even(network: Network, living: Living, align: int) -> dict[str, tuple[int, ...]]:
+    """The living units, and so many of those that could go that widths keep to multiples. Nothing reads what these say."""
+    steps = aligned_steps(network, [group for group in network.groups if group.prunable], align)
+    made = dict(living)
+    for name, step in steps.items():
+        before, left = network.living[name], set(living[name])
+        spare = [unit for unit in before if unit not in left]
+        missing = -len(left) % step
+        made[name] = tuple(unit for unit in before if unit in left or unit in set(spare[:missing]))
+    return made
 
 
 def _without(network: Network, search: Search) -> Network:

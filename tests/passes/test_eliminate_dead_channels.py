@@ -501,3 +501,19 @@ def test_the_check_sees_a_wrong_fold(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(eliminate_dead_channels, "require_same_function", lambda *given: None)
     result = EliminateDeadChannels()(network)
     assert difference(network, result.network) > 1e-3
+
+
+def test_with_align_widths_stay_multiples_and_the_function_stays() -> None:
+    model = prepared(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3)), **{"0": [1, 2, 3, 7, 9]})
+    network = traced(model, 2, 4)
+    assert len(EliminateDeadChannels()(network).network.living["0"]) == 11
+    result = EliminateDeadChannels(align=4)(network)
+    assert len(result.network.living["0"]) == 12
+    assert {0, 4, 5, 6, 8, 10, 11, 12, 13, 14, 15} < set(result.network.living["0"])
+    assert "4 of 16" in " ".join(result.notes)
+    assert len(EliminateDeadChannels(align=16)(network).network.living["0"]) == 16
+
+
+def test_align_is_at_least_one() -> None:
+    with pytest.raises(PassError, match="at least 1"):
+        EliminateDeadChannels(align=0)
