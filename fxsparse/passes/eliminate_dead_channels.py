@@ -25,8 +25,8 @@ class EliminateDeadChannels(Pass):
     what functions make of them. Its constant goes into the bias of the layers that read it; where they have none, into the running mean of
     the norm behind them, or else into a new bias. In front of a convolution that pads with zeros a constant is no bias: there, of all
     constant units of a group one stays and carries the others. A unit to which only zero weights listen goes as it is. What has gone may
-    silence others, so the search is repeated until nothing more is found. `exclude` names groups that stay whole, by pattern. With `align`, as many
-    dead units stay as make widths multiples of it, where they were before: odd widths can cost an engine more than the units do.
+    silence others, so the search is repeated until nothing more is found. `exclude` names groups that stay whole, by pattern. With `align`,
+    as many dead units stay as make widths multiples of it: odd widths can cost an engine more than the units do.
 
     Assumes eval semantics for norms and dropout, and activations that are finite. Only zeros that stand in the weights count; see
     `apply-masks`.
