@@ -88,6 +88,8 @@ def _write_all(path: Path, files: Mapping[str, Any]) -> None:
 
 def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     """A saved network in a fresh instance of the original model; the model's own weights do not matter."""
+    if isinstance(folder, nn.Module):
+        raise CheckpointError("load takes the folder first, and then the model: load('folder', model)")
     path = Path(folder)
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")

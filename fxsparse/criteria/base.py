@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -69,8 +70,22 @@ def as_criterion(said: Any, seed: int = 0) -> Criterion:
 
         return TorchPruning(said)
     if callable(said):
+        _require_three(said)
         return said  # type: ignore[no-any-return]
     raise PassError(f"a criterion is a name, a table of scores or a callable, not a {type(said).__name__}")
+
+
+def _require_three(function: Callable[..., Any]) -> None:
+    try:
+        inspect.signature(function).bind(None, None, None)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise PassError(
+            f"the criterion {name} cannot be called with what a criterion gets: (network, names of groups, data); "
+            "it returns a table from these names to scores"
+        ) from None
+    except ValueError:  # a function without a signature to look at
+        return
 
 
 def scored(criterion: Criterion, network: Network, groups: Sequence[str], data: Data) -> dict[str, Scores]:
