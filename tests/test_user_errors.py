@@ -34,7 +34,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "swapped": (lambda net: RigL(sgd(net), net.module, density=0.1, steps=9), r"a SGD stands .* model comes first, then the optimizer"),
     "a model to save": (lambda net: fxsparse.save(net.module, "x"), r"save writes a Network"),
     "a model to verify": (lambda net: fxsparse.verify(net, net.module), r"verify compares two Networks"),
-    "load the other way round": (lambda net: fxsparse.load(net.module, "x"), r"load takes the folder first"),
+    "load the other way round": (lambda net: fxsparse.load(net.module, net.module), r"load takes the folder first"),
     "a criterion of one argument": (
         lambda net: Prune(macs=0.5, criterion=lambda network: {})(net),
         r"the criterion <lambda> cannot be called with what a criterion gets: \(network, names of groups, data\)",
