@@ -136,7 +136,14 @@ def _pass() -> Names:
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[fxsparse.passes]\ntrim = mypackage.trim:Trim\n")
     module: Any = ModuleType("mypackage.trim")
-    module.__getattr__ = lambda name: names[name]
+
+    def attribute(name: str) -> Any:  # the class appears when the page's block has run
+        try:
+            return names[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    module.__getattr__ = attribute
     sys.modules["mypackage"], sys.modules["mypackage.trim"] = ModuleType("mypackage"), module
     return names
 

@@ -55,7 +55,14 @@ def test_ctrl_c_while_prune_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_ctrl_c_as_a_process(tmp_path: Path) -> None:
-    (tmp_path / "slow_model.py").write_text("import os, signal\ndef net():\n    os.kill(os.getpid(), signal.SIGINT)\n    return None\n")
+    # A process that a script starts in the background ignores Ctrl-C: there, Python's own handler is put back first.
+    lines = [
+        "import signal",
+        "def net():",
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)",
+        "    signal.raise_signal(signal.SIGINT)",
+    ]
+    (tmp_path / "slow_model.py").write_text("\n".join(lines))
     command = [sys.executable, "-m", "fxsparse.tools.cli", "prune", "slow_model:net", "--units", "0.5", "--out", "new"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and done.stderr == "fxsparse: stopped; nothing half-written is left\n" and done.stdout == ""
