@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from document import write_between
 
 import fxsparse
 from fxsparse.models import build, list_models
@@ -21,7 +22,6 @@ from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "budgets.json", ROOT / "docs" / "pruning.md"
-BEGIN, END = "<!-- budgets: begin -->", "<!-- budgets: end -->"
 FAMILIES = (
     *("alexnet", "convnext", "densenet", "efficientnet", "googlenet", "inception", "maxvit", "mnasnet", "mobilenet", "regnet"),
     *("resnet", "resnext", "shufflenet", "squeezenet", "swin", "vgg", "vit", "wide_resnet"),
@@ -82,8 +82,7 @@ def main() -> None:
     if said.run:
         run(said.most)
     if said.table:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
+        write_between(DOCUMENT, "budgets", table())
 
 
 if __name__ == "__main__":

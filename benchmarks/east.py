@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seeds import NOTE, compared, mean_and_deviation, rows, spread, write_between
+from document import rows, write_between
+from seeds import NOTE, compared, mean_and_deviation, spread
 
 import fxsparse
 from fxsparse.engines import compare, ratio

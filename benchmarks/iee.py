@@ -19,7 +19,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from seeds import NOTE, compared, rows, spread, write_between
+from document import rows, write_between
+from seeds import NOTE, compared, spread
 
 import fxsparse
 from fxsparse.engines import compare, engine, ratio

@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seeds import NOTE, compared, difference, rows, spread, write_between
+from document import rows, write_between
+from seeds import NOTE, compared, difference, spread
 
 import fxsparse
 from fxsparse.engines import compare, engine, ratio

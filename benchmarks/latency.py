@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
+from document import write_between
 from torch import nn
 
 import fxsparse
@@ -40,7 +41,6 @@ from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "latency", ROOT / "docs" / "latency.md"
-BEGIN, END = "<!-- latency: begin -->", "<!-- latency: end -->"
 NETWORKS = ("resnet50", "mobilenet_v3_large", "regnet_y_1_6gf", "convnext_tiny", "vit_b_16")
 SHARES = (0.5, 0.7)
 PHASES = ("ours", "search", "final")
@@ -359,8 +359,7 @@ def main() -> None:
     if said.run:
         run(said.only, said.shares, said.phases, said.minutes, said.threads)
     if said.table:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
+        write_between(DOCUMENT, "latency", table())
 
 
 if __name__ == "__main__":

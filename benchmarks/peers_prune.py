@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from document import write_between
 from torch import nn
 
 import fxsparse
@@ -28,7 +29,6 @@ from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "peers_prune.json", ROOT / "docs" / "pruning.md"
-BEGIN, END = "<!-- peers: begin -->", "<!-- peers: end -->"
 NETWORKS = (
     *("resnet18", "resnet50", "vgg11_bn", "mobilenet_v2", "mobilenet_v3_small", "densenet121", "efficientnet_b0"),
     *("shufflenet_v2_x1_0", "squeezenet1_1", "googlenet", "regnet_x_400mf", "resnext50_32x4d", "convnext_tiny", "swin_t", "vit_b_32"),
@@ -143,8 +143,7 @@ def main() -> None:
     if said.run:
         run(said.limit)
     if said.table:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
+        write_between(DOCUMENT, "peers", table())
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What each tool makes of small networks that hold one difficulty each; docs/peers.md: `python -m benchmarks.peers_small --run --table`.
+"""What each tool makes of small networks that hold one difficulty each; docs/peers.md: `python benchmarks/peers_small.py --run --table`.
 
 In each network every second hidden channel is dead: the weights that make it and those that read it are zero. Half the channels are then
 removed by magnitude, which means the dead ones, so that a right result gives what the network gave before. Each tool and network has a
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from document import write_between
+from peers_trace import SIDES, TOOLS
 from torch import Tensor, nn
 
 import fxsparse
-from benchmarks.peers_trace import SIDES, TOOLS
 from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULT, DOCUMENT = ROOT / "benchmarks" / "results" / "peers_small.json", ROOT / "docs" / "peers.md"
-BEGIN, END = "<!-- small: begin -->", "<!-- small: end -->"
 
 
 class Net(nn.Module):
@@ -117,7 +117,7 @@ def one(name: str, side: str) -> dict[str, Any]:
 
 
 def apart(name: str, side: str, limit: int) -> dict[str, Any]:
-    command = [sys.executable, "-m", "benchmarks.peers_small", "--one", name, "--side", side]
+    command = [sys.executable, __file__, "--one", name, "--side", side]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=limit, check=False, cwd=ROOT)
     except subprocess.TimeoutExpired:
@@ -157,8 +157,7 @@ def main() -> None:
     if said.run:
         write_json(RESULT, {name: {side: apart(name, side, said.limit) for side in SIDES} for name in NETWORKS})
     if said.table:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
+        write_between(DOCUMENT, "small", table())
 
 
 if __name__ == "__main__":

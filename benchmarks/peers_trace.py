@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy
 import torch
+from document import write_between
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
@@ -34,7 +35,6 @@ from fxsparse.training.results import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "peers_trace", ROOT / "docs" / "peers.md"
-BEGIN, END = "<!-- models: begin -->", "<!-- models: end -->"
 SHARE = 0.5
 SIDES = ("fxsparse", "torch-pruning", "torch-kirigami")
 FEW = (  # what torch-kirigami is tried on: it needs a minute where the others need a second
@@ -302,8 +302,7 @@ def main() -> None:
     if said.run:
         run(said.side or list(SIDES), said.only, said.threads, said.limit, said.seconds, said.busy)
     if said.table:
-        text = DOCUMENT.read_text(encoding="utf-8")
-        DOCUMENT.write_text(f"{text.split(BEGIN)[0]}{BEGIN}\n{table()}\n{END}{text.split(END)[1]}", encoding="utf-8")
+        write_between(DOCUMENT, "models", table())
 
 
 if __name__ == "__main__":

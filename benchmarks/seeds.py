@@ -1,10 +1,9 @@
-"""What several seeds say together, and tables that are written into a document: shared by the benchmarks of training."""
+"""What several seeds say together: shared by the benchmarks of training."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from scipy.stats import t as student
 
@@ -40,15 +39,3 @@ def difference(ours: Mapping[int, float], theirs: Mapping[int, float], unit: str
 def compared(name: str, ours: Mapping[int, float], other: str, theirs: Mapping[int, float]) -> str:
     """`difference`, with names."""
     return f"{name} - {other}: {difference(ours, theirs)}"
-
-
-def rows(header: Sequence[str], lines: Sequence[Sequence[str]]) -> list[str]:
-    """A table in Markdown."""
-    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *lines)]
-
-
-def write_between(document: Path, mark: str, text: str) -> None:
-    """Put the text between `<!-- mark: begin -->` and `<!-- mark: end -->`."""
-    begin, end = f"<!-- {mark}: begin -->", f"<!-- {mark}: end -->"
-    before, rest = document.read_text(encoding="utf-8").split(begin)
-    document.write_text(f"{before}{begin}\n\n{text.strip()}\n\n{end}{rest.split(end)[1]}", encoding="utf-8")

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from seeds import NOTE, compared, rows, spread, write_between
+from document import rows, write_between
+from seeds import NOTE, compared, spread
 
 import fxsparse
 from fxsparse.training.data_folder import default_cache

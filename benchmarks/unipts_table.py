@@ -7,11 +7,12 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+from document import write_between
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS, STUDY = ROOT / "benchmarks" / "results" / "unipts", ROOT / "benchmarks" / "results" / "unipts-search.json"
 REFRESH = ROOT / "benchmarks" / "results" / "mask-refresh.json"
 DOCUMENT, PLOT = ROOT / "docs" / "unipts.md", ROOT / "docs" / "unipts.svg"
-BEGIN, END = "<!-- {}: begin -->", "<!-- {}: end -->"
 STEPS = 640  # of most runs
 BUDGET = ("epochs", "precision", "population", "generations")  # how long, not what
 MAIN = {
@@ -141,11 +142,8 @@ def write() -> None:
         "search": searched(),
         "refresh": refreshed(),
     }
-    text = DOCUMENT.read_text(encoding="utf-8")
     for name, table in tables.items():
-        begin, end = BEGIN.format(name), END.format(name)
-        text = f"{text.split(begin)[0]}{begin}\n{table}\n{end}{text.split(end)[1]}"
-    DOCUMENT.write_text(text, encoding="utf-8")
+        write_between(DOCUMENT, name, table)
     if not plot(found):
         print("the plot needs matplotlib; pip install 'fxsparse[report]'")
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxsparse.axes.factors import Algebra, Axis, Factor, Split, size
-from fxsparse.tracing.tape import Ref, Tape
+from fxsparse.tracing.tape import Ref, Tape, refs
 
 if TYPE_CHECKING:
     from fxsparse.axes.reader import TapeReading
@@ -51,7 +51,7 @@ class Loose:
         """(call, value) pairs: a call that reads a loose value and makes one that is not."""
         found = []
         for position, call in enumerate(self.reading.tape.calls):
-            sources = [ref.id for ref in _tensors(call.args) if ref.id in self.values]
+            sources = [ref.id for ref in refs(call.args) if ref.id in self.values]
             made = [ref.id for ref in call.results if isinstance(ref, Ref)]
             if sources and any(value not in self.values for value in made):
                 found.append((position, sources[0]))
@@ -65,7 +65,7 @@ class Loose:
             if maker is None or not self.reading.calls[maker].movement:
                 return None
             calls.append(maker)
-            value = _tensors(self.reading.tape.calls[maker].args)[0].id
+            value = next(refs(self.reading.tape.calls[maker].args)).id
         if not self.reading.calls[position].movement:
             return None
         if any(not _by_graph(self.reading.tape, call) for call in calls):
@@ -94,10 +94,6 @@ def _same(a: Axis, b: Axis) -> bool:
     if all(f.free for f in (*a, *b)):
         return size(a) == size(b)
     return [f.uid for f in a] == [f.uid for f in b]
-
-
-def _tensors(args: tuple[object, ...]) -> list[Ref]:
-    return [ref for arg in args for ref in (arg if isinstance(arg, (list, tuple)) else [arg]) if isinstance(ref, Ref)]
 
 
 def _by_graph(tape: Tape, position: int) -> bool:

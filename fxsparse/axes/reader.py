@@ -6,7 +6,6 @@ axis they touch, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +18,7 @@ from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
 from fxsparse.axes.rules.pointwise import elementwise
 from fxsparse.axes.site import Book, Contraction, Site, same_size
 from fxsparse.axes.table import Rule
-from fxsparse.tracing.tape import Call, Ref, Tape
+from fxsparse.tracing.tape import Call, Ref, Tape, refs
 
 HINT = "teach it with fxsparse.register_rule"
 
@@ -172,11 +171,7 @@ def read(tapes: tuple[Tape, ...]) -> Reading:
 
 def _protect_unused(reading: Reading) -> None:
     used = {
-        key
-        for each in reading.tapes
-        for call in each.tape.calls
-        for ref in _read_by(call)
-        if (key := each.tape.values[ref.id].key) is not None
+        key for each in reading.tapes for call in each.tape.calls for ref in call.reads if (key := each.tape.values[ref.id].key) is not None
     }
     unused = [key for key in reading.tensors if key not in used]
     for key in unused:
@@ -194,8 +189,8 @@ def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> No
     graphs: dict[int, set[str | None]] = {}
     read: set[int] = set()
     for call in reading.tape.calls:
-        read.update(ref.id for ref in _read_by(call))
-        for ref in (*_read_by(call), *(result for result in call.results[:1] if isinstance(result, Ref))):  # others are the kernel's own
+        read.update(ref.id for ref in call.reads)
+        for ref in (*call.reads, *refs(call.results[:1])):  # others are the kernel's own
             graphs.setdefault(ref.id, set()).add(call.owner.graph)
     if not any(None in places for places in graphs.values()):
         return
@@ -206,10 +201,3 @@ def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> No
                 algebra.freeze(
                     axis, f"it passes through Python code that could not be traced, and {unused} may be used in a branch not taken"
                 )
-
-
-def _read_by(call: Call) -> Iterator[Ref]:
-    for value in (*call.args, *call.kwargs.values()):
-        for ref in value if isinstance(value, (list, tuple)) else [value]:
-            if isinstance(ref, Ref):
-                yield ref

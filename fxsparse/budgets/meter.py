@@ -16,7 +16,7 @@ from fxsparse.axes.factors import Axis, Factor
 from fxsparse.axes.reader import TapeReading
 from fxsparse.channels.coordinates import Coordinates
 from fxsparse.channels.groups import Structure
-from fxsparse.tracing.tape import Ref
+from fxsparse.tracing.tape import refs
 
 Widths = npt.NDArray[np.float64]  # of each group, in the order of the structure
 
@@ -167,12 +167,12 @@ def _spans(reading: TapeReading) -> dict[int, tuple[int, int]]:
     base: dict[int, int] = {}
     spans: dict[int, tuple[int, int]] = {ref.id: (0, 0) for ref in tape.inputs}
     for position, (call, said) in enumerate(zip(tape.calls, reading.calls, strict=True)):
-        used = [ref.id for ref in _refs((call.args, call.kwargs))]
+        used = [ref.id for ref in call.reads]
         for value in used:
             owner = base.get(value, value)
             if owner in spans:
                 spans[owner] = (spans[owner][0], position)
-        for ref in _refs(call.results):
+        for ref in refs(call.results):
             if ref.id in used or ref.id in spans or tape.values[ref.id].key is not None:
                 continue
             if said.movement and used:
@@ -180,16 +180,6 @@ def _spans(reading: TapeReading) -> dict[int, tuple[int, int]]:
             else:
                 spans[ref.id] = (position, position)
     return spans
-
-
-def _refs(value: object) -> Iterable[Ref]:
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (tuple, list)):
-        for item in value:
-            yield from _refs(item)
-    elif isinstance(value, dict):
-        yield from _refs(list(value.values()))
 
 
 def _units(structure: Structure, factors: Factors) -> Callable[[Widths], float]:

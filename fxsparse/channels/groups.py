@@ -83,11 +83,9 @@ def _first_uses(reading: Reading) -> dict[str, int]:
     order: dict[str, int] = {}
     for each in reading.tapes:
         for position, call in enumerate(each.tape.calls):
-            for value in (*call.args, *call.kwargs.values()):
-                for ref in value if isinstance(value, (list, tuple)) else [value]:
-                    key = getattr(ref, "id", None) is not None and each.tape.values[ref.id].key
-                    if key:
-                        order.setdefault(key, position)
+            for ref in call.reads:
+                if key := each.tape.values[ref.id].key:
+                    order.setdefault(key, position)
     return order
 
 

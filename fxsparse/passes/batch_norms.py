@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -119,7 +119,7 @@ def uses(reading: Reading) -> dict[str, set[Where]]:
         tape = each.tape
         for call in tape.calls:
             where = (tape.mode, call.owner.graph or "", call.owner.node or "")
-            for ref in refs((*call.args, *call.kwargs.values())):
+            for ref in call.reads:
                 key = tape.values[ref.id].key
                 if key is not None:
                     found.setdefault(key, set()).add(where)
@@ -149,12 +149,3 @@ def overwritten(reading: Reading) -> set[Where]:
                 found.add((tape.mode, call.owner.graph or "", call.owner.node or ""))
             later |= {memory[ref.id] for ref in written(call)}
     return found
-
-
-def refs(value: object) -> Iterator[Ref]:
-    """The tensors among arguments, lists opened."""
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from refs(item)

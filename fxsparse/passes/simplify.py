@@ -12,11 +12,12 @@ from torch import fx, nn
 from fxsparse.axes.reader import Reading
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
-from fxsparse.passes.batch_norms import Where, refs
+from fxsparse.passes.batch_norms import Where
 from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import copy_with
+from fxsparse.tracing.tape import refs
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class _Effects:
                 counts = tape.mode == "train" and "batch_norm" in call.name
                 if torch.Tag.nondeterministic_seeded in call.op.tags or counts:
                     found.random.add(where)
-                if any(memory[ref.id] in changed for ref in refs((*call.args, *call.kwargs.values(), *call.results))):
+                if any(memory[ref.id] in changed for ref in (*call.reads, *refs(call.results))):
                     found.touched.add(where)
         return found
 

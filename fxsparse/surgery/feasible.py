@@ -20,7 +20,7 @@ from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.plan import predict
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.tape import Ref
+from fxsparse.tracing.tape import refs
 
 
 def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[str, Any]]) -> Structure:
@@ -44,10 +44,8 @@ def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
         for call in each.tape.calls:
             if call.owner.node is not None or call.owner.module in leaves:
                 continue
-            for value in (*call.args, *call.kwargs.values(), *call.results):
-                for ref in value if isinstance(value, (list, tuple)) else [value]:
-                    if isinstance(ref, Ref):
-                        factors.update((factor.uid, factor) for axis in each.axes.get(ref.id, ()) for factor in axis)
+            for ref in (*call.reads, *refs(call.results)):
+                factors.update((factor.uid, factor) for axis in each.axes.get(ref.id, ()) for factor in axis)
     met = {number for factor in factors.values() for number in _groups_of(structure, factor)}
     return [
         name for name, group in structure.groups.items()

@@ -21,7 +21,6 @@ from fxsparse.surgery.journal import Places, take
 from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
 from fxsparse.surgery.reference_state import GAIN
 from fxsparse.tracing.copies import double_copy
-from fxsparse.tracing.tape import Ref
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -89,9 +88,8 @@ def _writes(network: Network) -> bool:
         for call in each.tape.calls if each.tape.mode == "eval" else ():
             if call.op.namespace == "module":  # nobody has looked into it
                 return True
-            for said, value in zip(call.op._schema.arguments, call.args, strict=False) if call.op._schema.is_mutable else ():
-                if said.alias_info is not None and said.alias_info.is_write and isinstance(value, Ref) and value.id in each.weights:
-                    return True
+            if any(ref.id in each.weights for ref in call.writes):
+                return True
     return False
 
 

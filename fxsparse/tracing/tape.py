@@ -5,6 +5,7 @@ A tape is plain data. It knows nothing of axes; `fxsparse.axes` reads it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -22,6 +23,18 @@ class Ref:
 
     def __repr__(self) -> str:
         return f"%{self.id}"
+
+
+def refs(value: Any) -> Iterator[Ref]:
+    """The tensors among arguments or results, lists and tables opened."""
+    if isinstance(value, Ref):
+        yield value
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from refs(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from refs(item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +72,19 @@ class Call:
     def name(self) -> str:
         """`aten.addmm` for every overload of addmm; custom operators keep their namespace."""
         return f"{self.op.namespace}.{self.op._schema.name.partition('::')[2]}"
+
+    @property
+    def reads(self) -> Iterator[Ref]:
+        """The tensors among its arguments."""
+        return refs((self.args, self.kwargs))
+
+    @property
+    def writes(self) -> Iterator[Ref]:
+        """The tensors that it changes in place."""
+        schema = self.op._schema
+        for position, argument in enumerate(schema.arguments if schema.is_mutable else ()):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                yield from refs(self.args[position] if position < len(self.args) else self.kwargs.get(argument.name))
 
 
 @dataclass(slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -43,19 +43,11 @@ class Step:
 
     @property
     def tensors(self) -> list[Ref]:
-        return list(_refs((*self.call.args, *self.call.kwargs.values())))
+        return list(self.call.reads)
 
     @property
     def result(self) -> Shape:
         return self.shape(self.call.results[0])
-
-
-def _refs(value: Any) -> Iterator[Ref]:
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from _refs(item)
 
 
 Rule = Callable[[Step], "Known | Sequence[Known]"]

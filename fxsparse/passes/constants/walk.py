@@ -60,14 +60,7 @@ class Walk:
 
 def written(call: Call) -> Iterator[Ref]:
     """The tensors that a call changes in place. The running statistics of norms count as unchanged: this is eval mode."""
-    if not call.op._schema.is_mutable or call.name in _RENAMES or "batch_norm" in call.name:
-        return
-    for position, argument in enumerate(call.op._schema.arguments):
-        if argument.alias_info is not None and argument.alias_info.is_write:
-            given = call.args[position] if position < len(call.args) else call.kwargs.get(argument.name)
-            for item in given if isinstance(given, (list, tuple)) else [given]:
-                if isinstance(item, Ref):
-                    yield item
+    return iter(()) if call.name in _RENAMES or "batch_norm" in call.name else call.writes
 
 
 def memory_of(tape: Tape) -> list[int]:

@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fxsparse.axes.reader import Reading, TapeReading
-from fxsparse.passes.batch_norms import refs
 from fxsparse.passes.constants.step import Step
 from fxsparse.tracing.tape import Call, Ref, Tape
 
@@ -89,7 +88,7 @@ class _Tape:
         readers: dict[int, list[Call]] = {}
         makers: dict[int, Call] = {}
         for call in tape.calls:
-            for ref in refs((*call.args, *call.kwargs.values())):
+            for ref in call.reads:
                 key = tape.values[ref.id].key
                 if key is not None:
                     self.reads[key] += 1
