@@ -7,11 +7,12 @@ axis they touch, with the reason.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
 
-from fxsparse.axes.factors import Algebra, Axis
+from fxsparse.axes.factors import Algebra, Axis, Factor
 from fxsparse.axes.loose import bind_what_cannot_be_gathered
 from fxsparse.axes.rules import RULES
 from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
@@ -41,7 +42,7 @@ class TapeReading:
     weights: set[int] = field(default_factory=set)  # values that depend on parameters and buffers alone
 
 
-@dataclass(slots=True)
+@dataclass
 class Reading:
     """The axes of everything, over all tapes."""
 
@@ -54,6 +55,12 @@ class Reading:
     @property
     def algebra(self) -> Algebra:
         return self.book.algebra
+
+    @cached_property
+    def factors(self) -> dict[int, Factor]:
+        """Every factor of any tensor on any tape, by number."""
+        of_values = [axes for each in self.tapes for axes in each.axes.values()]
+        return {factor.uid: factor for axes in (*self.tensors.values(), *of_values) for axis in axes for factor in axis}
 
 
 def rule_for(call: Call) -> Rule | None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from fxsparse.axes.factors import Algebra, Atoms, Product
 
@@ -100,17 +102,11 @@ class _Solver:
 
     def components(self) -> None:
         """Classes are numbered by their first atoms."""
-        first = np.arange(self.atom_count)  # a forest: each atom points at one before it, or at itself
-        for a, b in zip(self.left, self.right, strict=True):
-            x, y = _roots(first, a), _roots(first, b)
-            while (apart := x != y).any():
-                x, y = x[apart], y[apart]
-                first[np.maximum(x, y)] = np.minimum(x, y)  # of two that point from one place the last stays; the other comes again
-                x, y = _roots(first, x), _roots(first, y)
-        first = _roots(first, np.arange(self.atom_count))
-        starts = first == np.arange(self.atom_count)
-        self.class_of: Atoms = (np.cumsum(starts) - 1)[first]
-        self.frozen: Bools = np.zeros(np.count_nonzero(starts), dtype=bool)
+        one, other = (np.concatenate([np.zeros(0, dtype=np.int64), *side]) for side in (self.left, self.right))
+        edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(self.atom_count, self.atom_count))
+        count, found = connected_components(edges, directed=False)  # visits the atoms in order
+        self.class_of: Atoms = found.astype(np.int64)
+        self.frozen: Bools = np.zeros(count, dtype=bool)
         self.frozen[self.class_of[self.frozen_atoms]] = True
 
     def run(self) -> Solution:
@@ -233,15 +229,6 @@ class _Solver:
         known = np.flatnonzero(why >= 0)
         reason_of = {c: self.freezes[index][1] for c, index in zip(known.tolist(), why[known].tolist(), strict=True)}
         return Solution(self.class_of, self.frozen, reason_of, _outermost_first(products, derived), derived)
-
-
-def _roots(first: Atoms, atoms: Atoms) -> Atoms:
-    """Where the pointers of these atoms end; they are made to point there at once."""
-    found = first[atoms]
-    while not np.array_equal(further := first[found], found):
-        found = further
-    first[atoms] = found
-    return found
 
 
 def _boundaries(product: Product) -> list[int]:

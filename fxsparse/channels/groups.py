@@ -150,7 +150,7 @@ class _Grouper:
                     if factor.atoms is None:
                         continue
                     classes = self.solution.generators(self.structure.factor_classes(factor))
-                    for number in np.unique(numbers[classes]).tolist():
+                    for number in set(numbers[classes].tolist()):
                         found.setdefault(number, []).append((Member(tensor, position, self.role(factor)), classes))
         return found
 

@@ -20,29 +20,21 @@ def _mix(x: Hashes, salt: int) -> Hashes:
 
 
 def signatures(reading: Reading, solution: Solution) -> Hashes:
-    """Sum over the factors that some tensor has, of a number for the factor and how often the class stands in it.
+    """Sum over the factors that some tensor has, of a number for the factor and how often the class stands in it: a slice or a
+    concatenation has factors of its own, so that position counts where it matters.
 
     A part of a product takes over the signatures of the wholes it decides over, mixed with its place in the product: in a vision
     transformer heads and head dimensions touch the same tensors, and only the place tells them apart.
     """
     sums: Hashes = np.zeros(solution.count, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for uid in sorted(_factors_in_use(reading)):
-            atoms = reading.algebra.factors[uid].atoms
-            if atoms is None:
+        for uid, factor in reading.factors.items():
+            if factor.atoms is None:
                 continue
-            classes = solution.class_of[atoms]
+            classes = solution.class_of[factor.atoms]
             np.add.at(sums, classes, _mix(np.full(len(classes), uid, dtype=np.uint64), 0))
         for product in solution.products:
             passed = _mix(sums[product.whole], 1)
             for place, part in enumerate(product.parts):
                 np.add.at(sums, part, _mix(passed, place + 2))
     return sums
-
-
-def _factors_in_use(reading: Reading) -> set[int]:
-    """Factors of any tensor on any tape: a slice or a concatenation has one of its own, so position counts where it matters."""
-    used = {factor.uid for axes in reading.tensors.values() for axis in axes for factor in axis}
-    for each in reading.tapes:
-        used.update(factor.uid for axes in each.axes.values() for axis in axes for factor in axis)
-    return used

@@ -82,6 +82,8 @@ def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Pred
         for position, axis in enumerate(axes):
             if axis and prediction.size(axis) == 0 and all(factor.size for factor in axis):
                 raise PlanError(f"the plan would leave nothing of axis {position} of {key!r}; keep at least one of its units")
+    if not any(factor.size and not prediction.count(factor) for factor in structure.reading.factors.values()):
+        return prediction
     for each in structure.reading.tapes:
         for value, axes in each.axes.items():
             for axis in axes:

@@ -18,6 +18,7 @@ _ATOMS = frozenset({
     *(torch.dtype, torch.device, torch.Size),
 })  # fmt: skip
 _HOOKS = frozenset({dict, OrderedDict, set})  # what keeps a module's hooks, parameters and children
+_EMPTY = _HOOKS | {list, tuple}
 _ABSENT = object()
 
 
@@ -26,6 +27,8 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     opened: set[int] = set()  # a list may hold itself
     for each in module.modules():
         for value in each.__dict__.values():
+            if type(value) in _ATOMS or (type(value) in _EMPTY and not value):
+                continue
             stack = [value]
             while stack:
                 item = stack.pop()
