@@ -120,7 +120,12 @@ def assert_two_are_one(network: fxsparse.Network, small: fxsparse.Network, plan:
         for group in network.groups
         if group.name in plan
     }
-    twice = network.shrink(halfway).shrink(plan)
+    try:
+        half = network.shrink(halfway)
+    except fxsparse.PlanError as error:  # less was taken, and still it cannot be: as many hidden units as projected ones
+        assert any(words in str(error) for words in POSSIBLE), error
+        half = network
+    twice = half.shrink(plan)
     assert_same_state(twice.module, small.module)
     assert kept(twice) == kept(small)
     assert {group.name: group.units for group in twice.groups} == {group.name: group.units for group in small.groups}
