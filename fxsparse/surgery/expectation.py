@@ -107,7 +107,7 @@ def difference(tape: Tape, made: Sequence[Call], expected: Sequence[Expected]) -
                 continue
             written = arguments[name]
             if name in SIZES and isinstance(written, (list, tuple)) and len(written) == len(value):  # -1: what the result has
-                written = [right if size == -1 else size for size, right in zip(written, value, strict=True)]
+                written = [right if -1 in (size, right) else size for size, right in zip(written, value, strict=True)]
             if not _alike(written, value):
                 return f"{call.op} has {name}={arguments[name]} instead of {value}"
     return None

@@ -128,3 +128,25 @@ def test_einsum_with_a_single_unit(equation: str) -> None:
             tried += 1
             assert fxsparse.verify(network, network.shrink({group.name: [1]})).max_error <= 1e-9
     assert tried
+
+
+class UnfoldedOfOneChannel(nn.Module):
+    """With one channel left, torch's reshape makes the very same view and writes its sizes out, where it passed -1 on before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 4, 1), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        rows = y.chunk(2, 1)[1].flatten(2).reshape(-1, 16)
+        return self.last(torch.cat([y.mean((2, 3)), rows.reshape(-1, 2, 16).mean(2)], 1))
+
+
+def test_a_view_that_torch_writes_in_another_way() -> None:
+    network = fxsparse.trace(UnfoldedOfOneChannel().eval(), torch.randn(2, 3, 4, 4))
+    assert [len(group.units) for group in network.groups if group.prunable] == [2, 2]
+    small = network.shrink({group.name: [0] for group in network.groups if group.prunable})
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    for batch in (1, 3):
+        assert small.module(torch.randn(batch, 3, 4, 4)).shape == (batch, 5)
