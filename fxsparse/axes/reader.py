@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from fxsparse.axes.factors import Algebra, Axis, Factor
+from fxsparse.axes.factors import Algebra, Axis, Factor, size
 from fxsparse.axes.loose import bind_what_cannot_be_gathered
 from fxsparse.axes.rules import RULES
 from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
@@ -171,9 +171,20 @@ def read(tapes: tuple[Tape, ...]) -> Reading:
                 reading.tensors[first] = [reading.algebra.fresh(n) for n in tape.shape(ref)]
             if name != first:
                 reading.aliases[name] = first
+    _meet_demands(reading)
     _protect_unused(reading)
     bind_what_cannot_be_gathered(reading.algebra, reading.tapes)
     return reading
+
+
+def _meet_demands(reading: Reading) -> None:
+    for demand in dict.fromkeys(demand for each in reading.tapes for demand in each.tape.demands):
+        axes = [reading.tensors.get(reading.aliases.get(key, key)) for key in (demand.tensor, demand.other)]
+        if axes[0] is None or axes[1] is None:
+            continue  # computed by a parametrization
+        whole, other = axes[0][demand.axis], axes[1][demand.other_axis]
+        for part in range(demand.parts):
+            reading.algebra.unify(reading.algebra.cut(whole, part * size(other), (part + 1) * size(other)), other)
 
 
 def _protect_unused(reading: Reading) -> None:

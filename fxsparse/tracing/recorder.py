@@ -18,6 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.copies import meta_copy, names_of
+from fxsparse.tracing.demands import demands_of
 from fxsparse.tracing.lists import lists_on_meta
 from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.shapes import shapes
@@ -61,6 +62,7 @@ class Recorder(TorchDispatchMode):
     def adopt(self, module: nn.Module) -> None:
         """Learn the names of a module's tensors and submodules."""
         self.names = names_of(module)
+        self.tape.demands = tuple(demands_of(module))
         for name, parameter in module.named_parameters(remove_duplicate=False):
             self.tape.keys[name] = self.ref(parameter, "parameter", name)
         for name, buffer in module.named_buffers(remove_duplicate=False):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import torch
 
+from fxsparse.tracing.demands import Demand
+
 Origin = Literal["parameter", "buffer", "input", "constant", "result"]
 Mode = Literal["eval", "train"]
 
@@ -96,6 +98,7 @@ class Tape:
     calls: list[Call] = field(default_factory=list)
     inputs: tuple[Ref, ...] = ()
     outputs: tuple[Ref, ...] = ()
+    demands: tuple[Demand, ...] = ()  # of modules, on the axes of their tensors
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
     guessed: bool = False  # an operator asked for values that are not there: a number or a size was made up
 

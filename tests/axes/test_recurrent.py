@@ -82,6 +82,48 @@ def test_cells(cls: Any) -> None:
         assert fxsparse.verify(network, network.shrink({"cell": units}), inputs=(torch.randn(2, 4, 5),)).max_error <= 1e-9
 
 
+@pytest.mark.parametrize("projected", [0, 5])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cls", [nn.RNN, nn.GRU, nn.LSTM], ids=lambda cls: cls.__name__)
+def test_a_single_step_shows_no_recurrence_and_binds_the_state_all_the_same(cls: Any, layers: int, projected: int) -> None:
+    if projected and cls is not nn.LSTM:
+        pytest.skip("only LSTM projects")
+
+    class Short(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = cls(4, 8, num_layers=layers, batch_first=True, **({"proj_size": projected} if projected else {}))
+            self.head = nn.Linear(projected or 8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.head(self.rnn(x)[0][:, -1])
+
+    network = fxsparse.trace(Short().eval(), torch.randn(2, 1, 4))
+    plan = {group.name: [1, 3, 4] if i else [0, 6] for i, group in enumerate(network.groups) if group.prunable}
+    small = network.shrink(plan)
+    rnn: Any = small.module.get_submodule("rnn")
+    assert rnn.weight_hh_l0.shape[1] == (rnn.proj_size or rnn.hidden_size) < (projected or 8)
+    for length in (1, 3):  # of more steps than were recorded
+        assert fxsparse.verify(network, small, inputs=(torch.randn(2, length, 4),)).max_error <= 1e-9
+
+
+@pytest.mark.parametrize("cls", [nn.RNNCell, nn.GRUCell, nn.LSTMCell], ids=lambda cls: cls.__name__)
+def test_a_cell_that_runs_once(cls: Any) -> None:
+    class Once(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.cell, self.head = nn.Linear(5, 8), cls(5, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            state: Any = self.start(x)
+            state = self.cell(x, (state, state) if isinstance(self.cell, nn.LSTMCell) else state)
+            return self.head(state[0] if isinstance(state, tuple) else state)
+
+    network = fxsparse.trace(Once().eval(), torch.randn(3, 5))
+    (hidden,) = [group.name for group in network.groups if group.prunable]
+    assert fxsparse.verify(network, network.shrink({hidden: [0, 3, 7]})).max_error <= 1e-9
+
+
 def test_a_projection_as_wide_as_the_hidden_state_is_refused() -> None:
     """torch tells an LSTM with a projection by the two being different."""
 
