@@ -187,8 +187,8 @@ def _shapes(out: Any) -> tuple[tuple[int, ...], ...]:
 
 
 def _wanted(expected: list[Expected]) -> tuple[tuple[tuple[int, ...] | None, ...], ...]:
-    """The shapes that a node may have: those of one call with all the results, or of one call for each."""
-    return expected[-1].shapes, tuple(e.shapes[0] for e in expected)
+    """The shapes that a node may have: those of one call with all the results or with its first one, or of one call for each."""
+    return expected[-1].shapes, expected[-1].shapes[:1], tuple(e.shapes[0] for e in expected)
 
 
 def _says_no_number(node: fx.Node) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
 from fxsparse.axes.site import dim_of
 from fxsparse.surgery.expectation import Expected
@@ -117,21 +117,40 @@ def split(node: fx.Node, values: Values, expected: list[Expected]) -> None:
 
 
 def getitem(node: fx.Node, values: Values, expected: list[Expected]) -> None:
-    """Slices and fixed indices, in the order in which they were applied."""
+    """Slices and fixed indices, in the order in which they were applied. What takes a whole axis is no call: each of them is known by its
+    dimension at that moment, which indices before it make less, and new axes more."""
     cuts = [e for e in expected if e.call.name in ("aten.slice", "aten.select")]
     index = node.args[1]
     entries = list(index) if isinstance(index, tuple) else [index]
+    axis = shift = 0
     for position, entry in enumerate(entries):
-        if isinstance(entry, slice):
-            if all(value_of(v, values) is None for v in (entry.start, entry.stop, entry.step)):
-                continue
-            literals = cuts.pop(0).literals
-            start = _slice_part(node, entry.start, literals.get("start"), values)
-            entries[position] = slice(start, _slice_part(node, entry.stop, literals.get("end"), values), entry.step)
+        if entry is Ellipsis:
+            axis = value_of(node.args[0], values).dim() - sum(_axes_taken(each, values) for each in entries[position + 1 :])
+            continue
+        cut = cuts[0] if cuts and cuts[0].literals.get("dim", 0) == axis + shift else None
+        axis += _axes_taken(entry, values)
+        if entry is None:
+            shift += 1
+        elif isinstance(entry, slice):
+            numbers = any(value_of(v, values) is not None for v in (entry.start, entry.stop, entry.step))
+            if numbers and cut is not None and cut.call.name == "aten.slice":
+                literals = cuts.pop(0).literals
+                start = _slice_part(node, entry.start, literals.get("start"), values)
+                entries[position] = slice(start, _slice_part(node, entry.stop, literals.get("end"), values), entry.step)
         elif isinstance(value_of(entry, values), int) and not isinstance(entry, bool):
-            entries[position] = in_proportion(node, entry, cuts.pop(0).literals["index"], values)
+            shift -= 1
+            if cut is not None and cut.call.name == "aten.select":
+                entries[position] = in_proportion(node, entry, cuts.pop(0).literals["index"], values)
     new = tuple(entries) if isinstance(index, tuple) else entries[0]
     node.args = (node.args[0], new, *node.args[2:])
+
+
+def _axes_taken(entry: Any, values: Values) -> int:
+    """How many axes of the source an entry of an index stands for."""
+    value = value_of(entry, values) if not isinstance(entry, slice) else entry
+    if isinstance(value, Tensor) and value.dtype in (torch.bool, torch.uint8):
+        return value.dim()
+    return 0 if value is None or isinstance(value, bool) else 1
 
 
 def _slice_part(node: fx.Node, arg: Any, wanted: Any, values: Values) -> Any:

@@ -150,3 +150,54 @@ def test_a_view_that_torch_writes_in_another_way() -> None:
     assert fxsparse.verify(network, small).max_error < 1e-12
     for batch in (1, 3):
         assert small.module(torch.randn(batch, 3, 4, 4)).shape == (batch, 5)
+
+
+CUTS: dict[str, Callable[[Tensor], Tensor]] = {
+    "beside one that takes all": lambda y: y[:, :5, :4, :3],
+    "of the last axis, beside one that takes all": lambda y: y.permute(0, 2, 3, 1)[:, :4, :4, 1:5],
+    "after an index": lambda y: y.permute(0, 2, 3, 1)[:, 0, :4, :5],
+    "after a new axis": lambda y: y[:, None, 1:4, ..., 2],
+    "before a new axis": lambda y: y[:, 1:5, None, :4, :2],
+    "after an ellipsis": lambda y: y[..., :4, :4, :4],
+    "from the end": lambda y: y[:, -4:, 0],
+    "twice": lambda y: y[:, 3, :4][:, 1:3],
+    "beside a tensor": lambda y: y[:, :4, torch.tensor([0, 1]), :4],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS.values(), ids=CUTS)
+def test_slices_of_pruned_axes(cut: Callable[[Tensor], Tensor]) -> None:
+    """Each unit alone, and all of them but one: a slice may come to take a whole axis, which is no call."""
+
+    class Cut(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 6, 3, padding=1)
+            self.last = nn.Linear(cut(torch.zeros(1, 6, 4, 4)).numel(), 2)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.last(cut(self.first(x)).flatten(1))
+
+    network = fxsparse.trace(Cut().eval(), torch.randn(2, 3, 4, 4))
+    groups = [group for group in network.groups if group.prunable]
+    assert groups
+    for group in groups:
+        for unit in group.units if len(group.units) > 1 else ():
+            for keep in ([unit], [other for other in group.units if other != unit]):
+                assert fxsparse.verify(network, network.shrink({group.name: keep})).max_error < 1e-12
+
+
+def test_a_layer_that_no_longer_copies_its_input() -> None:
+    """Of one channel, a transposed image is contiguous, and the kernel of a group norm makes no copy of it."""
+
+    class Normed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(8, 2), nn.GroupNorm(2, 2), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.last(self.norm(self.first(x).transpose(1, 2)).mean(2))
+
+    network = fxsparse.trace(Normed().eval(), torch.randn(2, 4, 8))
+    (group,) = [group for group in network.groups if group.prunable]
+    assert fxsparse.verify(network, network.shrink({group.name: [1]})).max_error < 1e-12
