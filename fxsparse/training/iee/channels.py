@@ -171,9 +171,10 @@ class ExploitExploreChannels(MaskedOptimizer):
         if isinstance(self.spending, Latency):
             last = self.calendar.cycle(self.steps_done) == self.calendar.cycles
             tried: list[tuple[float, Living]] = []
-            while len(tried) < (TRIES if last else 1):
-                tried.append((abs(self.spending.settle(self.network.shrink(keep), limit)), keep))
-                if tried[-1][0] <= NEAR:
+            while len(tried) < TRIES:
+                off = self.spending.settle(self.network.shrink(keep), limit)
+                tried.append((abs(off), keep))
+                if abs(off) <= NEAR or (off > 0 and not last):  # what is too slow now will be pruned again; what is too fast may never grow
                     break
                 keep = self._kept(worth, limit)
             keep = min(tried, key=lambda each: each[0])[1]

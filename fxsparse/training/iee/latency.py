@@ -24,7 +24,7 @@ from fxsparse.training.distributed import of_first
 from fxsparse.training.iee.spending import Living
 
 NEAR = 0.03  # measured latency that is so near its limit will do
-TRIES = 4  # at the last prune, which nothing corrects any more
+TRIES = 4  # at one prune
 
 
 class Latency:

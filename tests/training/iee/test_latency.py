@@ -157,6 +157,24 @@ def test_the_last_prune_is_corrected_until_the_measurement_agrees(monkeypatch: p
     assert len(latency.reports) >= 2
 
 
+def test_a_prune_that_came_out_too_fast_is_made_again_for_later_ones_may_not_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+    sparsifier = run(0, cycles=2, explore=0, growth=0.0, ramp=0.0)
+    latency = sparsifier.spending
+    assert isinstance(latency, Latency)
+    latency.remeasure, plain, widths = True, made(chain(), table()), []
+
+    def faster(networks: dict[str, Network]) -> dict[str, float]:
+        """Small networks take two thirds of what the table says."""
+        widths.append(sum(map(len, networks["small"].living.values())))
+        return {name: plain(n, n.living) * (1.0 if name == "first" else 2 / 3) for name, n in networks.items()}
+
+    monkeypatch.setattr(latency, "_measured", faster)
+    run(24, sparsifier)
+    assert len(widths) > 1 and widths[1] > widths[0]  # the first prune, measured and made again
+    small = sparsifier.network
+    assert 0.8 * 0.6 * sparsifier.whole < 2 / 3 * plain(small, small.living) <= 1.03 * 0.6 * sparsifier.whole
+
+
 def measuring(folder: Path, rank: int) -> None:
     """One of two processes; the second must not measure."""
     dist.init_process_group("gloo", init_method=f"file://{folder / 'meeting'}", rank=rank, world_size=2)
