@@ -15,8 +15,7 @@ from torch.utils._pytree import TreeSpec
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.lists import lists_on_meta
-from fxsparse.tracing.recorder import Recorder, as_arguments, meta_inputs, record, recording
+from fxsparse.tracing.recorder import record, record_in_place
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, TracedModule, as_traced, flatten_call, original_class
@@ -122,15 +121,10 @@ class _Islands:
         """The tape of the untouched model in both modes, and what each submodule is called with."""
         copy = meta_copy(self.shell)
         copy.eval()
-        recorder = Recorder("eval")
-        recorder.adopt(copy)
         for name, module in copy.named_modules():
             if name:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
-        tapes: dict[Mode, Tape] = {"eval": record(self.shell, self.args, self.kwargs, "eval")}
-        arguments, keywords = meta_inputs((as_arguments(self.args), dict(self.kwargs)))
-        with recording(recorder), lists_on_meta():
-            copy(*arguments, **keywords)
+        tapes: dict[Mode, Tape] = {"eval": record_in_place(copy, self.args, self.kwargs, "eval")}
         with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
             tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
         return tapes
