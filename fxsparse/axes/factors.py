@@ -134,6 +134,12 @@ class Algebra:
                 self.touch((factor,))
                 self.freezes.append((factor.atoms, reason))
 
+    def freeze_atoms(self, factor: Factor, which: npt.NDArray[np.bool_], reason: str) -> None:
+        """Some coordinates of a factor."""
+        assert factor.atoms is not None
+        self.touch((factor,))
+        self.freezes.append((factor.atoms[which], reason))
+
     def label(self, axis: Iterable[Factor], kind: str) -> None:
         """Say what kind of unit these coordinates are, for names and reports only."""
         for factor in axis:

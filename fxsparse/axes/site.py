@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from fxsparse.axes.factors import Algebra, Axis, size
 from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
@@ -138,6 +140,13 @@ class Site:
         axis = self.algebra.fresh(count)
         self.book.alike.update(factor.uid for factor in axis)
         return axis
+
+    def count_whole(self, axis: Axis) -> None:
+        """A norm takes statistics over it: a padding among its coordinates stays, for it is counted, and nothing of a unit is in it."""
+        made = [atoms for uid in self.book.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
+        for factor in axis if made else ():
+            if factor.atoms is not None and (counted := np.isin(factor.atoms, np.concatenate(made))).any():
+                self.algebra.freeze_atoms(factor, counted, "a norm counts it, and no weight makes it")
 
     def free(self, count: int, why: str) -> Axis:
         return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")

@@ -137,3 +137,25 @@ def test_networks_that_both_gather_are_compared() -> None:
     assert any("_gather_" in name for name, _ in wide.module.named_buffers())
     assert fxsparse.verify(wide, narrow).max_error < 1e-12
     assert fxsparse.verify(network, narrow).max_error < 1e-12
+
+
+def test_a_norm_counts_its_padding() -> None:
+    """Padded channels meet made ones, and a norm over the padding alone would count fewer zeros without them."""
+
+    class Padded(nn.Module):
+        def __init__(self, norm: nn.Module) -> None:
+            super().__init__()
+            self.first, self.second, self.norm, self.last = nn.Linear(3, 8), nn.Linear(8, 12), norm, nn.Linear(12, 6)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            y = self.first(x)
+            padded = torch.nn.functional.pad(y, (2, 2))
+            return self.last(self.second(y) + padded) + self.last(self.norm(padded))
+
+    for norm in (nn.LayerNorm(12), nn.GroupNorm(1, 12), nn.GroupNorm(2, 12)):
+        network = fxsparse.trace(Padded(norm).eval(), torch.randn(4, 3))
+        assert "a norm counts it, and no weight makes it" in {group.reason for group in network.groups}
+        for group in network.groups:
+            for unit in group.units if group.prunable else ():
+                small = network.shrink({group.name: [other for other in group.units if other != unit]})
+                assert fxsparse.verify(network, small).max_error < 1e-12

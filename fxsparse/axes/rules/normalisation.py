@@ -62,6 +62,7 @@ def _norm_over(site: Site, normed: list[Axis], parameters: tuple[str, ...]) -> N
             for axis, other in zip(normed, site.axes(name), strict=True):
                 site.algebra.unify(axis, other)
     for axis in normed:
+        site.count_whole(axis)
         site.book.statistics.update(factor.uid for factor in axis)
 
 
@@ -76,6 +77,7 @@ def group_norm(site: Site) -> None:
     axes = site.axes("input")
     for axis in axes[2:]:
         site.freeze(axis, "takes statistics over it")
+    site.count_whole(axes[1])
     site.book.statistics.update(factor.uid for factor in bound["c"])
     site.literal("group", SizeOf(bound["g"], groups))
     site.literal("C", SizeOf(axes[1], site.arg("C")))
