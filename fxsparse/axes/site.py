@@ -129,6 +129,8 @@ class Site:
     def meeting(self, *axes: Axis) -> None:
         """The operator sums over these axes of activations: no weight could silence a coordinate."""
         self.book.meetings.update(factor.uid for axis in axes for factor in axis)
+        for axis in axes:
+            self.count_whole(axis)
 
     def role(self, axis: Axis, role: str) -> None:
         """What an axis of a weight does; a weight that is used in two ways does the stronger of the two."""
@@ -142,11 +144,11 @@ class Site:
         return axis
 
     def count_whole(self, axis: Axis) -> None:
-        """A norm takes statistics over it: a padding among its coordinates stays, for it is counted, and nothing of a unit is in it."""
+        """A norm or a sum goes over it: copies and paddings among its coordinates stay, for they are counted, and no part of a unit."""
         made = [atoms for uid in self.book.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
         for factor in axis if made else ():
             if factor.atoms is not None and (counted := np.isin(factor.atoms, np.concatenate(made))).any():
-                self.algebra.freeze_atoms(factor, counted, "a norm counts it, and no weight makes it")
+                self.algebra.freeze_atoms(factor, counted, f"{self.call.name.partition('.')[2]} counts it, and no weight makes it")
 
     def free(self, count: int, why: str) -> Axis:
         return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")

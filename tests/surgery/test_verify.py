@@ -154,8 +154,25 @@ def test_a_norm_counts_its_padding() -> None:
 
     for norm in (nn.LayerNorm(12), nn.GroupNorm(1, 12), nn.GroupNorm(2, 12)):
         network = fxsparse.trace(Padded(norm).eval(), torch.randn(4, 3))
-        assert "a norm counts it, and no weight makes it" in {group.reason for group in network.groups}
+        assert any("norm counts it, and no weight makes it" in group.reason for group in network.groups)
         for group in network.groups:
             for unit in group.units if group.prunable else ():
                 small = network.shrink({group.name: [other for other in group.units if other != unit]})
                 assert fxsparse.verify(network, small).max_error < 1e-12
+
+
+def test_a_sum_counts_copies() -> None:
+    """Channels of the input, each twice, are multiplied with one another: no weight makes a copy, and without one the sum is another."""
+
+    class Copies(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.last = nn.Linear(6, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            y = x.repeat_interleave(2, dim=1).flatten(2)
+            return self.last((torch.tanh(y @ y.transpose(1, 2)) @ torch.tanh(y)).mean(2))
+
+    network = fxsparse.trace(Copies().eval(), torch.randn(2, 3, 4, 4))
+    assert not [group for group in network.groups if group.prunable]
+    assert any("counts it, and no weight makes it" in group.reason for group in network.groups)
