@@ -87,6 +87,8 @@ class Loose:
         a, b = before[dim][0], after[dim][0]
         if a.atoms is None or b.atoms is None or not np.array_equal(np.sort(a.atoms), np.sort(b.atoms)):
             return None
+        if len(np.unique(a.atoms)) < len(a.atoms):  # cat([x, f(x)]): a coordinate is there twice, and nothing says which of them went where
+            return None
         return dim, a, b
 
 

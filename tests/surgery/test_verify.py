@@ -175,4 +175,25 @@ def test_a_sum_counts_copies() -> None:
 
     network = fxsparse.trace(Copies().eval(), torch.randn(2, 3, 4, 4))
     assert not [group for group in network.groups if group.prunable]
-    assert any("counts it, and no weight makes it" in group.reason for group in network.groups)
+
+
+@pytest.mark.parametrize("again", [lambda y: [y, 2 * y, -y], lambda y: [y, y], lambda y: [y, y.relu()]], ids=["three", "two", "crelu"])
+def test_a_shuffle_of_channels_that_are_there_several_times(again: Any) -> None:
+    """Copies of a channel live and die together, but they are not the same numbers: each must go where the shuffle brings it."""
+
+    class Shuffled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(3, 4, 1)
+            self.last = nn.Linear(len(again(torch.zeros(1))) * 4, 5)
+
+        def forward(self, x: Tensor) -> Any:
+            y = torch.cat(again(self.first(x)), 1)
+            b, c, h, w = y.shape
+            return self.last(y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w).mean((2, 3)))
+
+    network = fxsparse.trace(Shuffled().eval(), torch.randn(2, 3, 4, 4))
+    for group in network.groups:
+        for unit in group.units if group.prunable else ():
+            small = network.shrink({group.name: [other for other in group.units if other != unit]})
+            assert fxsparse.verify(network, small).max_error < 1e-12
