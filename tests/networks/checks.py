@@ -70,7 +70,7 @@ def check_shrink(
     assert_same_state(small.regrow().module, module)
     assert_two_are_one(network, small, plan, rng)
     assert_round_trip(small, module)
-    if samples_stay_apart(module, args, kwargs):
+    if samples_stay_apart(module, args, kwargs, tolerance=1e-5):  # statistics of a batch may differ by little
         assert samples_stay_apart(small.module, args, kwargs), "the shrunk network has the batch size of the example inputs written into it"
     if trains:
         assert_trains(small, args, kwargs)
@@ -86,7 +86,7 @@ def assert_same_outputs(one: nn.Module, other: nn.Module, args: tuple[Any, ...],
             torch.testing.assert_close(a, b)
 
 
-def samples_stay_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None) -> bool:
+def samples_stay_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] | None, tolerance: float = 1e-3) -> bool:
     """Whether two samples give the same results in a batch of three, in another order; what a wrong size would do is not small."""
     twin = copy.deepcopy(module).eval()
 
@@ -96,7 +96,7 @@ def samples_stay_apart(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping
             return [leaf for leaf in tree_leaves(twin(*some[0], **some[1])) if isinstance(leaf, Tensor)]
 
     return all(
-        len(three) == 3 and torch.allclose(three, two[[1, 0, 1]], rtol=1e-3, atol=1e-3 * float(two.abs().max()))
+        len(three) == 3 and torch.allclose(three, two[[1, 0, 1]], rtol=tolerance, atol=tolerance * float(two.abs().max()))
         for two, three in zip(run([0, 1]), run([1, 0, 1]), strict=True)
     )
 
