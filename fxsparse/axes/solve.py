@@ -102,7 +102,9 @@ class _Solver:
 
     def components(self) -> None:
         """Classes are numbered by their first atoms."""
-        one, other = (np.concatenate([np.zeros(0, dtype=np.int64), *side]) for side in (self.left, self.right))
+        one, other = (
+            np.concatenate([np.zeros(0, np.int64), *side], dtype=np.int32, casting="same_kind") for side in (self.left, self.right)
+        )
         edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(self.atom_count, self.atom_count))
         count, found = connected_components(edges, directed=False)  # visits the atoms in order
         self.class_of: Atoms = found.astype(np.int64)
