@@ -146,8 +146,9 @@ class Site:
     def count_whole(self, axis: Axis) -> None:
         """A norm or a sum goes over it: copies and paddings among its coordinates stay, for they are counted, and no part of a unit."""
         made = [atoms for uid in self.book.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
+        copies = np.concatenate(made) if made else np.zeros(0, dtype=np.int64)
         for factor in axis if made else ():
-            if factor.atoms is not None and (counted := np.isin(factor.atoms, np.concatenate(made))).any():
+            if factor.atoms is not None and (counted := np.isin(factor.atoms, copies)).any():
                 self.algebra.freeze_atoms(factor, counted, f"{self.call.name.partition('.')[2]} counts it, and no weight makes it")
 
     def free(self, count: int, why: str) -> Axis:

@@ -82,12 +82,11 @@ def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Pred
         for position, axis in enumerate(axes):
             if axis and prediction.size(axis) == 0 and all(factor.size for factor in axis):
                 raise PlanError(f"the plan would leave nothing of axis {position} of {key!r}; keep at least one of its units")
-    if not any(factor.size and not prediction.count(factor) for factor in structure.reading.factors.values()):
-        return prediction
-    for each in structure.reading.tapes:
+    empty = {uid for uid, factor in structure.reading.factors.items() if factor.size and not prediction.count(factor)}
+    for each in structure.reading.tapes if empty else ():
         for value, axes in each.axes.items():
             for axis in axes:
-                if any(factor.size and not prediction.count(factor) for factor in axis):
+                if any(factor.uid in empty for factor in axis):
                     shape = each.tape.values[value].shape
                     raise PlanError(
                         f"the plan would leave nothing of an activation of shape {shape}; keep more units in the groups that feed it"

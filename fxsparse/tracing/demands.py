@@ -28,12 +28,11 @@ def demands_of(module: nn.Module) -> Iterator[Demand]:
         prefix = f"{name}." if name else ""
         if isinstance(each, nn.RNNCellBase):
             hidden = f"{prefix}weight_hh"
-            yield Demand(hidden, 0, each.weight_hh.shape[0] // each.hidden_size, hidden, 1)
+            yield Demand(hidden, 0, len(each.weight_hh) // each.hidden_size, hidden, 1)
         elif isinstance(each, nn.RNNBase):
             for layer in range(each.num_layers):
                 for direction in ("", "_reverse") if each.bidirectional else ("",):
-                    hidden, projection = (f"{prefix}{kind}_l{layer}{direction}" for kind in ("weight_hh", "weight_hr"))
-                    if each.proj_size:
-                        yield Demand(projection, 0, 1, hidden, 1)
-                    else:
-                        yield Demand(hidden, 0, {"LSTM": 4, "GRU": 3}.get(each.mode, 1), hidden, 1)
+                    hidden, projection = (f"weight_{kind}_l{layer}{direction}" for kind in ("hh", "hr"))
+                    gates = len(getattr(each, hidden)) // each.hidden_size
+                    made, parts = (projection, 1) if each.proj_size else (hidden, gates)
+                    yield Demand(prefix + made, 0, parts, prefix + hidden, 1)
