@@ -139,6 +139,13 @@ def test_networks_that_both_gather_are_compared() -> None:
     assert fxsparse.verify(network, narrow).max_error < 1e-12
 
 
+def each_unit_may_go(network: fxsparse.Network) -> None:
+    for group in network.groups:
+        for unit in group.units if group.prunable else ():
+            small = network.shrink({group.name: [other for other in group.units if other != unit]})
+            assert fxsparse.verify(network, small).max_error < 1e-12
+
+
 def test_a_norm_counts_its_padding() -> None:
     """Padded channels meet made ones, and a norm over the padding alone would count fewer zeros without them."""
 
@@ -155,10 +162,7 @@ def test_a_norm_counts_its_padding() -> None:
     for norm in (nn.LayerNorm(12), nn.GroupNorm(1, 12), nn.GroupNorm(2, 12)):
         network = fxsparse.trace(Padded(norm).eval(), torch.randn(4, 3))
         assert any("norm counts it, and no weight makes it" in group.reason for group in network.groups)
-        for group in network.groups:
-            for unit in group.units if group.prunable else ():
-                small = network.shrink({group.name: [other for other in group.units if other != unit]})
-                assert fxsparse.verify(network, small).max_error < 1e-12
+        each_unit_may_go(network)
 
 
 def test_a_sum_counts_copies() -> None:
@@ -193,7 +197,4 @@ def test_a_shuffle_of_channels_that_are_there_several_times(again: Any) -> None:
             return self.last(y.view(b, 2, c // 2, h, w).transpose(1, 2).reshape(b, c, h, w).mean((2, 3)))
 
     network = fxsparse.trace(Shuffled().eval(), torch.randn(2, 3, 4, 4))
-    for group in network.groups:
-        for unit in group.units if group.prunable else ():
-            small = network.shrink({group.name: [other for other in group.units if other != unit]})
-            assert fxsparse.verify(network, small).max_error < 1e-12
+    each_unit_may_go(network)
