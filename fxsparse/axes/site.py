@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -150,6 +150,12 @@ class Site:
         for factor in axis if made else ():
             if factor.atoms is not None and (counted := np.isin(factor.atoms, copies)).any():
                 self.algebra.freeze_atoms(factor, counted, f"{self.call.name.partition('.')[2]} counts it, and no weight makes it")
+
+    def take_statistics(self, axes: Iterable[Axis]) -> None:
+        """A norm looks along these axes: where units are gone, its statistics are those of what is left."""
+        for axis in axes:
+            self.count_whole(axis)
+            self.book.statistics.update(factor.uid for factor in axis)
 
     def free(self, count: int, why: str) -> Axis:
         return self.algebra.free(count, f"{self.call.name.partition('.')[2]} {why}")

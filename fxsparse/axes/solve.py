@@ -29,19 +29,24 @@ class ClassProduct:
     parts: tuple[Atoms, ...]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Solution:
     """A *class* is a set of atoms that live and die together."""
 
     class_of: Atoms  # atom -> class
     frozen: Bools  # class -> may never be removed
-    reason_of: dict[int, str]  # frozen class -> why
+    reasons: tuple[str, ...]
+    why: Atoms  # class -> which reason froze it first; -1: none did
     products: tuple[ClassProduct, ...]  # outermost first: a product's parts may be the whole of a later one
     derived: Bools  # class -> it is the whole of some product
 
     @property
     def count(self) -> int:
         return len(self.frozen)
+
+    def reason(self, one: int) -> str:
+        """Why a class was frozen; nothing where it was not, or is only coupled to what was."""
+        return self.reasons[self.why[one]] if self.why[one] >= 0 else ""
 
     def living(self, removed: Atoms) -> Bools:
         """Which classes are left when these (none of them derived) go."""
@@ -59,17 +64,19 @@ class Solution:
             done.append(pending[~is_derived])
             pending = pending[is_derived]
             if len(pending):
-                which, where = self._locate(pending)
+                which, where = self._places[0][pending], self._places[1][pending]
                 pending = np.concatenate([part[where[which == p]] for p in np.unique(which).tolist() for part in self.products[p].parts])
         return np.concatenate(done) if done else classes
 
-    def _locate(self, classes: Atoms) -> tuple[Atoms, Atoms]:
+    @functools.cached_property
+    def _places(self) -> tuple[Atoms, Atoms]:
+        """class -> the product that it is the whole of, and where in it."""
         which = np.full(self.count, -1, dtype=np.int64)
         where = np.zeros(self.count, dtype=np.int64)
         for index, product in enumerate(self.products):
             which[product.whole] = index
             where[product.whole] = np.arange(len(product.whole))
-        return which[classes], where[classes]
+        return which, where
 
 
 class _Solver:
@@ -114,7 +121,7 @@ class _Solver:
     def run(self) -> Solution:
         if not self.atom_count:
             empty = np.zeros(0, dtype=np.int64)
-            return Solution(empty, empty.astype(bool), {}, (), empty.astype(bool))
+            return Solution(empty, empty.astype(bool), (), empty, (), empty.astype(bool))
         while self.news:
             self.news = False
             self.components()
@@ -197,20 +204,25 @@ class _Solver:
 
     def refuse_ambiguity(self) -> None:
         """A class that is two different products, or a product of itself, cannot be decided unit by unit: protect all of it."""
-        first: dict[int, tuple[int, ...]] = {}
+        width = max((len(product.parts) for product in self.products), default=0)
+        rows: list[Atoms] = []  # a coordinate of a product: the parts of it that may go, as atoms; -1 where there are fewer
+        wholes: list[Atoms] = []
         for product in self.products:
-            parts = self.written_out(product)
-            classes = np.stack([self.class_of[part] for part in parts], axis=1)
-            live = ~self.frozen[classes]
-            whole = self.class_of[product.whole]
-            for index in np.flatnonzero(live.sum(axis=1) > 1).tolist():
-                mine = tuple(sorted({c for c, is_live in zip(classes[index].tolist(), live[index].tolist(), strict=True) if is_live}))
-                known = first.setdefault(int(whole[index]), mine)
-                if known != mine or int(whole[index]) in mine:
-                    for part in parts:
-                        self.freeze(part[index : index + 1], AMBIGUOUS)
-                    for c in known:
-                        self.freeze(np.flatnonzero(self.class_of == c)[:1], AMBIGUOUS)
+            parts = np.stack(self.written_out(product), axis=1)
+            live = ~self.frozen[self.class_of[parts]]
+            several = live.sum(axis=1) > 1
+            if several.any():
+                padded = np.full((int(several.sum()), width), -1, dtype=np.int64)
+                padded[:, : parts.shape[1]] = np.where(live, parts, -1)[several]
+                rows.append(padded)
+                wholes.append(self.class_of[product.whole[several]])
+        if rows:
+            atoms, whole = np.concatenate(rows), np.concatenate(wholes)
+            classes = _as_sets(np.where(atoms < 0, -1, self.class_of[atoms]))
+            _, first, which = np.unique(whole, return_index=True, return_inverse=True)
+            wrong = (classes != classes[first[which]]).any(axis=1) | (classes == whole[:, None]).any(axis=1)
+            involved = np.unique(np.concatenate([atoms[wrong], atoms[first[which[wrong]]]]))
+            self.freeze(involved[involved >= 0], AMBIGUOUS)
 
     def conclude(self) -> Solution:
         products: list[ClassProduct] = []
@@ -228,9 +240,15 @@ class _Solver:
         for index, (atoms, _) in enumerate(self.freezes):
             classes = self.class_of[atoms]
             why[classes[why[classes] < 0]] = index
-        known = np.flatnonzero(why >= 0)
-        reason_of = {c: self.freezes[index][1] for c, index in zip(known.tolist(), why[known].tolist(), strict=True)}
-        return Solution(self.class_of, self.frozen, reason_of, _outermost_first(products, derived), derived)
+        reasons = tuple(reason for _, reason in self.freezes)
+        return Solution(self.class_of, self.frozen, reasons, why, _outermost_first(products, derived), derived)
+
+
+def _as_sets(rows: Atoms) -> Atoms:
+    """Rows of classes, equal where they are equal as sets: sorted, and -1 for each that stands there again."""
+    rows = np.sort(rows, axis=1)
+    rows[:, 1:][rows[:, 1:] == rows[:, :-1]] = -1
+    return np.sort(rows, axis=1)
 
 
 def _boundaries(product: Product) -> list[int]:

@@ -127,18 +127,12 @@ class _Grouper:
     def partition(self) -> Atoms:
         """Number of the group of each generator class, -1 for derived ones."""
         decisive = ~self.solution.derived
-        reasons = sorted(set(self.solution.reason_of.values()))
-        reason_number = np.zeros(self.solution.count, dtype=np.uint64)
-        index = {reason: i + 1 for i, reason in enumerate(reasons)}
-        for c, reason in self.solution.reason_of.items():
-            reason_number[c] = index[reason]
-        keys = (signatures(self.reading, self.solution), reason_number * np.uint64(len(KINDS)) + self.kinds.astype(np.uint64))
-        order = np.lexsort(keys[::-1])
-        new = np.zeros(len(order), dtype=np.int64)
-        for key in keys:
-            new[1:] |= key[order[1:]] != key[order[:-1]]
-        numbers = np.empty_like(new)
-        numbers[order] = np.cumsum(new)
+        _, reason = np.unique(np.array(["", *self.solution.reasons]), return_inverse=True)
+        protection = reason.astype(np.uint64)[self.solution.why + 1] * np.uint64(len(KINDS)) + self.kinds.astype(np.uint64)
+        keys = signatures(self.reading, self.solution, protection)
+        order = np.argsort(keys, kind="stable")  # neighbours are often alike already, and this way of sorting uses that
+        numbers = np.empty_like(order)
+        numbers[order] = np.cumsum(np.diff(keys[order], prepend=keys[order[:1]]) != 0)
         return np.where(decisive, numbers, -1)
 
     def members(self, numbers: Atoms) -> dict[int, list[tuple[Member, Atoms]]]:
@@ -198,7 +192,7 @@ class _Grouper:
         mine = classes[numbers[classes] == number]
         _, once = np.unique(mine, return_index=True)
         units = mine[np.sort(once)]
-        reason = self.solution.reason_of.get(int(units[0]), "") if self.solution.frozen[units[0]] else ""
+        reason = self.solution.reason(int(units[0])) if self.solution.frozen[units[0]] else ""
         if self.solution.frozen[units[0]] and not reason:
             reason = "coupled to a protected axis"
         unique: dict[tuple[str, int], Member] = {(m.tensor, m.axis): m for m, _ in members}

@@ -19,9 +19,9 @@ def _mix(x: Hashes, salt: int) -> Hashes:
     return x ^ (x >> np.uint64(31))
 
 
-def signatures(reading: Reading, solution: Solution) -> Hashes:
-    """Sum over the factors that some tensor has, of a number for the factor and how often the class stands in it: a slice or a
-    concatenation has factors of its own, so that position counts where it matters.
+def signatures(reading: Reading, solution: Solution, protection: Hashes) -> Hashes:
+    """The protection of a class, mixed, and the sum over the factors that some tensor has, of a number for the factor and how often the
+    class stands in it: a slice or a concatenation has factors of its own, so that position counts where it matters.
 
     A part of a product takes over the signatures of the wholes it decides over, mixed with its place in the product: in a vision
     transformer heads and head dimensions touch the same tensors, and only the place tells them apart.
@@ -32,9 +32,9 @@ def signatures(reading: Reading, solution: Solution) -> Hashes:
             if factor.atoms is None:
                 continue
             classes = solution.class_of[factor.atoms]
-            np.add.at(sums, classes, _mix(np.full(len(classes), uid, dtype=np.uint64), 0))
+            np.add.at(sums, classes, _mix(np.array([uid], dtype=np.uint64), 0))
         for product in solution.products:
             passed = _mix(sums[product.whole], 1)
             for place, part in enumerate(product.parts):
                 np.add.at(sums, part, _mix(passed, place + 2))
-    return sums
+        return sums + _mix(protection, 0xFFFF)

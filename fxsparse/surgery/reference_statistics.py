@@ -113,6 +113,28 @@ def _rms_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple
     return (out if weight is None else out * weight), scale
 
 
+def _batch_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Channel by channel. With the statistics of the batch, of a weight that is standardised say, over what is left of it."""
+    given = _bound(func, args, kwargs)
+    if not given["training"]:
+        return func(*args, **kwargs)
+    x = given["input"]
+    mean, variance = _moments(x, (0, *range(2, x.dim())))
+    scale = torch.rsqrt(variance + given["eps"])
+    line = [-1, *[1] * (x.dim() - 2)]
+    out = (x - mean) * scale
+    out = out if given["weight"] is None else out * given["weight"].reshape(line)
+    return (out if given["bias"] is None else out + given["bias"].reshape(line)), mean.flatten(), scale.flatten()
+
+
+def _weight_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor]:
+    given = _bound(func, args, kwargs)
+    v = given["v"]
+    dims = tuple(i for i in range(v.dim()) if i != given["dim"] % v.dim())
+    norm = v.square().nansum(dims, keepdim=True).sqrt()
+    return v * (given["g"] / norm), norm
+
+
 def _softmax(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     dead = args[0].isnan()
     out: Tensor = func(args[0].masked_fill(dead, -math.inf), *args[1:], **kwargs)
@@ -125,6 +147,7 @@ STATISTICS: Mapping[str, Handler] = {
     "aten::_log_softmax": _softmax,
     "aten::_safe_softmax": _softmax,
     "aten::_softmax": _softmax,
+    "aten::_weight_norm_interface": _weight_norm,
     "aten::amax": _GREATEST,
     "aten::amin": _LEAST,
     "aten::argmax": _GREATEST,
@@ -134,6 +157,7 @@ STATISTICS: Mapping[str, Handler] = {
     "aten::max": _GREATEST,
     "aten::mean": _mean,
     "aten::min": _LEAST,
+    "aten::native_batch_norm": _batch_norm,
     "aten::native_group_norm": _group_norm,
     "aten::native_layer_norm": _layer_norm,
     "aten::norm": _reduction(0.0),

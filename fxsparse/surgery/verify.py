@@ -180,7 +180,8 @@ def _positions(wide: Network, narrow: Network, key: str) -> Places:
 
 
 def _taint(wide: Network, narrow: Network, keys: Iterable[str]) -> dict[str, dict[int, list[int]]]:
-    """The coordinates that define the removed units: where they are made or kept; those that no weight makes, where they are consumed."""
+    """The coordinates that define the removed units: where they are made or kept; those that no weight makes, where they are consumed.
+    A consuming weight that is normalised is told as well, for its norm is that of what is left."""
     reading, solution = wide.origin.structure.reading, wide.origin.structure.solution
     consuming: list[tuple[str, int]] = []
     made: set[int] = set()
@@ -189,8 +190,10 @@ def _taint(wide: Network, narrow: Network, keys: Iterable[str]) -> dict[str, dic
         for i, axis in enumerate(axes):
             if any(reading.book.roles.get(factor.uid) == "consumes" for factor in axis):
                 consuming.append((first, i))
-                continue
-            made.update(_generators(wide, axis))
+                if not any(factor.uid in reading.book.statistics for factor in axis):
+                    continue
+            else:
+                made.update(_generators(wide, axis))
             gone = _gone(wide, narrow, axis)
             if len(gone):
                 found.setdefault(first, {})[i] = gone.tolist()

@@ -5,6 +5,7 @@ A tape is plain data. It knows nothing of axes; `fxsparse.axes` reads it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -89,7 +90,7 @@ class Call:
                 yield from refs(self.args[position] if position < len(self.args) else self.kwargs.get(argument.name))
 
 
-@dataclass(slots=True)
+@dataclass
 class Tape:
     """All calls of one run in one mode."""
 
@@ -101,6 +102,15 @@ class Tape:
     demands: tuple[Demand, ...] = ()  # of modules, on the axes of their tensors
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
     guessed: bool = False  # an operator asked for values that are not there: a number or a size was made up
+
+    @functools.cached_property
+    def readers(self) -> dict[int, list[Call]]:
+        """value -> the calls that read it, once the run is over."""
+        found: dict[int, list[Call]] = {}
+        for call in self.calls:
+            for one in {ref.id for ref in call.reads}:
+                found.setdefault(one, []).append(call)
+        return found
 
     def shape(self, ref: Ref) -> tuple[int, ...]:
         return self.values[ref.id].shape

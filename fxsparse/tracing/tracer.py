@@ -6,6 +6,7 @@ decorators see what they always see. One run yields the fx graph and the tape.
 
 from __future__ import annotations
 
+import itertools
 import math
 import operator
 import sys
@@ -58,7 +59,8 @@ class _Graphing(TorchFunctionMode):
         self.graph = torch.fx.Graph()
         self.makers: dict[int, Callable[[], torch.fx.Node]] = {}
         self.alive: list[Any] = []
-        self.devices: list[Tensor] = []
+        self.devices: dict[int, Tensor] = {}
+        self.asked = itertools.cycle(range(1, 128))  # torch has 7 bits for a device's number: the eldest are given again
         self.sizes: dict[tuple[int, int], TracedInt] = {}
         self.attributes = self._attribute_names()
         self.names = names_of(root)
@@ -121,7 +123,7 @@ class _Graphing(TorchFunctionMode):
         if isinstance(value, Traced):
             return value.make()
         if isinstance(value, torch.device) and value.type == "meta" and value.index is not None:
-            return self.graph.call_function(getattr, (self.node_of(self.devices[value.index - 1]), "device"))
+            return self.graph.call_function(getattr, (self.node_of(self.devices[value.index]), "device"))
         if isinstance(value, slice):
             return slice(*(self.argument(v) for v in (value.start, value.stop, value.step)))
         if isinstance(value, (tuple, list)):
@@ -198,8 +200,9 @@ class _Graphing(TorchFunctionMode):
             device = getter(tensor)
             if device.type != "meta":
                 return device
-            self.devices.append(tensor)
-            return torch.device("meta", len(self.devices))
+            number = next(self.asked)
+            self.devices[number] = tensor
+            return torch.device("meta", number)
         if name == "data":
             return self.node_call("call_method", "detach", Tensor.detach, (tensor,), {}, ((tensor,), {}))
         if name in ("T", "mT", "H", "mH", "real", "imag"):

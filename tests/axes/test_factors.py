@@ -72,7 +72,7 @@ def test_free_meets_atoms_with_its_reason() -> None:
     channels = algebra.fresh(4)
     algebra.unify(algebra.free(4, "the batch"), channels)
     solution = solve(algebra)
-    assert solution.frozen.all() and set(solution.reason_of.values()) == {"the batch"}
+    assert solution.frozen.all() and {solution.reason(one) for one in range(solution.count)} == {"the batch"}
 
 
 def test_axes_of_different_size_are_never_one() -> None:

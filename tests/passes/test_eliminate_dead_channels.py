@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,30 @@ def test_a_transformer_loses_hidden_units_and_keeps_what_norms_look_at() -> None
     result = EliminateDeadChannels()(traced(stream, 2, 4))
     assert not result.modified
     assert result.notes == ("0: 1 units are constant and stay: a norm takes its statistics over it",)
+
+
+class MeanSquare(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-3)
+
+
+def test_a_norm_that_is_written_out_keeps_what_it_counts() -> None:
+    stream = prepared(nn.Sequential(nn.Linear(4, 6, bias=False), MeanSquare(), nn.Linear(6, 3)), **{"0": [2]})
+    result = EliminateDeadChannels()(traced(stream, 2, 4))
+    assert not result.modified
+    assert result.notes == ("0: 1 units are constant and stay: a norm takes its statistics over it",)
+
+
+def test_a_weight_that_is_normalised_keeps_what_it_counts() -> None:
+    model = prepared(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Conv2d(6, 4, 3), nn.Conv2d(4, 2, 1)), **{"0": [1, 4]})
+    with torch.no_grad():
+        model.get_parameter("0.bias")[[1, 4]] = -1
+    plain = EliminateDeadChannels()(traced(copy.deepcopy(model), 2, 3, 9, 9))
+    assert len(units(plain, "0")) == 4
+    nn.utils.parametrizations.weight_norm(model.get_submodule("2"))
+    result = EliminateDeadChannels()(traced(model, 2, 3, 9, 9))
+    assert not result.modified
+    assert result.notes == ("0: 2 units are constant and stay: the weight of 2 is normalised over it",)
 
 
 def grouped(groups: int, dead: list[int], bias: bool = True) -> fxsparse.Network:

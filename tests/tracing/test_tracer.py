@@ -48,6 +48,7 @@ SIZES: dict[str, Callable[[Tensor], Tensor]] = {
     "scaled by a root": lambda y: y / y.shape[1] ** 0.5,
     "a loop": lambda y: torch.stack([y[:, i] for i in range(y.shape[1])], 1),
     "made": lambda y: y + torch.ones(y.shape[0], 1, device=y.device),
+    "made many times": lambda y: sum((torch.ones(1, device=(y + i).device) for i in range(130)), y),
     "expanded": lambda y: y[:, None].expand(y.shape[0], 3, -1),
 }
 

@@ -20,14 +20,18 @@ normalisation = Family()
     text="(b, c, …), (c), (c), (c), (c) -> (b, c, …), (c), (c)",
 )
 def batch_norm(site: Site) -> None:
-    """Channel by channel; statistics over the batch and the positions."""
+    """Channel by channel; statistics over the batch and the positions. On a weight it is weight standardisation."""
     axes = site.axes("input")
     channels = axes[1]
     for name in ("weight", "bias", "running_mean", "running_var"):
         if site.has(name) and isinstance(site.arg(name), Ref):
             site.algebra.unify(channels, site.axes(name)[0])
-    for axis in (axes[0], *axes[2:]):
-        site.freeze(axis, "takes statistics over it")
+    others = (axes[0], *axes[2:])
+    if site.is_weight(site.arg("input")):
+        site.take_statistics(others)
+    else:
+        for axis in others:
+            site.freeze(axis, "takes statistics over it")
     site.touch(*axes)
     site.give(axes)
     for index in range(1, len(site.call.results)):
@@ -61,9 +65,7 @@ def _norm_over(site: Site, normed: list[Axis], parameters: tuple[str, ...]) -> N
         if site.has(name) and isinstance(site.arg(name), Ref):
             for axis, other in zip(normed, site.axes(name), strict=True):
                 site.algebra.unify(axis, other)
-    for axis in normed:
-        site.count_whole(axis)
-        site.book.statistics.update(factor.uid for factor in axis)
+    site.take_statistics(normed)
 
 
 @normalisation.rule("aten.native_group_norm", text="(b, g·c, …), (g·c), (g·c) -> (b, g·c, …), (b, g), (b, g)  statistics over c")
@@ -78,7 +80,7 @@ def group_norm(site: Site) -> None:
     for axis in axes[2:]:
         site.freeze(axis, "takes statistics over it")
     site.count_whole(axes[1])
-    site.book.statistics.update(factor.uid for factor in bound["c"])
+    site.take_statistics([bound["c"]])
     site.literal("group", SizeOf(bound["g"], groups))
     site.literal("C", SizeOf(axes[1], site.arg("C")))
     site.algebra.label(bound["g"], "groups")
@@ -89,17 +91,17 @@ def group_norm(site: Site) -> None:
 
 
 @normalisation.rule(
-    "aten._weight_norm_interface", "aten._weight_norm", text="(a, b!, …), (a, 1, …) -> (a, b, …)  norm over all axes but one"
+    "aten._weight_norm_interface", "aten._weight_norm", text="(a, b, …), (a, 1, …) -> (a, b, …)  norm over all axes but one"
 )
 def weight_norm(site: Site) -> None:
-    """The norm is a statistic over a weight's other axes: they stay whole."""
+    """The norm is a statistic over a weight's other axes."""
     axes = site.axes("v")
     dim = dim_of(site.arg("dim"), len(axes))
     for i, (axis, other) in enumerate(zip(axes, site.axes("g"), strict=True)):
         if i == dim:
             site.algebra.unify(axis, other)
         else:
-            site.freeze(axis, "takes a norm over it")
+            site.take_statistics([axis])
     site.touch(*axes)
     site.give(axes)
     if len(site.call.results) > 1:

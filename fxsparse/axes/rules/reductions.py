@@ -1,9 +1,10 @@
-"""Operators that look at a whole axis: means, maxima, softmax, sorting. What they look along stays whole."""
+"""Operators that look at a whole axis: means, maxima, softmax, sorting. What they look along stays whole, but for a norm's."""
 
 from __future__ import annotations
 
 import math
 
+from fxsparse.axes.by_hand import MOMENTS, is_norm
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
 from fxsparse.axes.table import Family, aten
@@ -25,8 +26,12 @@ def _reduce(site: Site, summing: bool) -> None:
     # A channel that is gone is a zero in a sum over channels. In a sum over a weight it is not: consumers have a weight for it.
     summing = summing and not site.is_weight(site.arg(name))
     dims = _dims(site, len(axes))
+    norm = site.call.name in MOMENTS and is_norm(site.tape, site.call, dims)
     for i in dims:
-        if summing:
+        if norm:
+            site.touch(axes[i])
+            site.take_statistics([axes[i]])
+        elif summing:
             site.touch(axes[i])
             site.meeting(axes[i])
         else:
@@ -46,7 +51,7 @@ def _reduce(site: Site, summing: bool) -> None:
     text="(a, r!) -> (a)",
 )
 def reduce(site: Site) -> None:
-    """The reduced axes stay whole. max(a, b) and the like of two tensors are element-wise."""
+    """The reduced axes stay whole, but for those of a norm that is written out by hand. max(a, b) of two tensors is element-wise."""
     if len(site.tensors) == 2 and site.has("other"):
         from fxsparse.axes.rules.pointwise import elementwise
 

@@ -6,13 +6,14 @@ channels does something of it stay, so only these calls are looked at. A call th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fxsparse.axes.by_hand import MOMENTS
 from fxsparse.axes.factors import Atoms, Axis
 from fxsparse.axes.reader import CallReading, TapeReading
 from fxsparse.axes.rules.creation import creation
@@ -34,7 +35,7 @@ from fxsparse.passes.dead.carriers import settle_padded
 from fxsparse.passes.dead.findings import Bools, Findings, Padded, Share, settle
 from fxsparse.tracing.tape import Ref
 
-# Channel by channel; where one of these looks along an axis, its rule protects that axis.
+# Channel by channel; where one of these looks along an axis, its rule protects that axis, or says that it takes statistics of it.
 BY_CHANNEL = {*pointwise.rules, *movement.rules, *slicing.rules, *creation.rules, *windows.rules, *indexing.rules, *reductions.rules}
 STATISTICS = "a norm takes its statistics over it"
 
@@ -54,10 +55,13 @@ class Analysis:
         """Walk all tapes."""
         frozen = self.structure.solution.frozen
         found = Findings(self.structure, frozen.copy(), np.zeros_like(frozen), np.zeros_like(frozen))
-        for each in self.structure.reading.tapes:
+        reading = self.structure.reading
+        for uid in reading.book.statistics:
+            found.block((reading.algebra.factors[uid],))
+        for each in reading.tapes:
             walk = Walk(each.tape, tensors, new_biases, self.sized)
-            for step, reading in zip(walk.steps(), each.calls, strict=True):
-                _Look(found, self.places, each, step, reading).run()
+            for step, call in zip(walk.steps(), each.calls, strict=True):
+                _Look(found, self.places, each, step, call).run()
         settle(found)
         settle_padded(found, self.places)
         return found
@@ -91,6 +95,8 @@ class _Look:
             return self.group_norm()
         if "batch_norm" in name:
             return self.batch_norm()
+        if name in MOMENTS:
+            return self.moments()
         if name in BY_CHANNEL or name.rstrip("_") in BY_CHANNEL or is_pointwise(call):
             return None
         norm = "norm" in name
@@ -134,15 +140,25 @@ class _Look:
                     )
                     self.found.ends.add(each)
 
+    def moments(self) -> None:
+        """Of a norm that is written out by hand; elsewhere the axes of a mean are protected."""
+        for axis, x, shape, dim in self.reduced():
+            self.found.explain(axis, _along(x, shape, dim, x.known), STATISTICS, last=True)
+
     def sum(self) -> None:
         """A summand may go when it is zero, and so may one of the powers in a norm."""
-        ref = self.step.arg("self")
-        x, shape, dims = self.step.look(ref), self.step.shape(ref), self.step.arg("dim")
-        chosen = range(len(shape)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
-        for dim in (dim_of(d, len(shape)) for d in chosen):
-            axis, zero = self.axes(ref)[dim], _along(x, shape, dim, x.zero)
+        for axis, x, shape, dim in self.reduced():
+            zero = _along(x, shape, dim, x.zero)
             self.found.block(axis, ~zero)
             self.found.explain(axis, _along(x, shape, dim, x.known) & ~zero, "a sum over channels would miss it")
+
+    def reduced(self) -> Iterator[tuple[Axis, Known, tuple[int, ...], int]]:
+        """The axes that a reduction goes over, what is known of its tensor, its shape, and which of its axes that is."""
+        ref = self.step.arg("self")
+        x, shape, dims = self.step.look(ref), self.step.shape(ref), self.step.arg("dim", None)
+        chosen = range(len(shape)) if dims is None or dims == [] else [dims] if isinstance(dims, int) else dims
+        for dim in (dim_of(d, len(shape)) for d in chosen):
+            yield self.axes(ref)[dim], x, shape, dim
 
     # ---- layers -------------------------------------------------------------------------------------------------------------------
 
@@ -154,6 +170,7 @@ class _Look:
         x, w = self.step.look(a), self.step.look(b)
         zero: Bools = _along(x, self.step.shape(a), len(x.shape) - 1, x.zero)
         known = _along(x, self.step.shape(a), len(x.shape) - 1, x.known)
+        self.explain_norm(b, axis, known)
         if b.id in self.sources and len(w.shape) == 2 and x.shape[0] == 1 and b.id in self.tape.weights:
             w = full_on(w, self.step.shape(b), [0, 1])
             values = full_on(x, (1, inner), [1]).value.reshape(-1)
@@ -173,6 +190,8 @@ class _Look:
         ref, weight, groups = step.arg("input"), step.arg("weight"), step.arg("groups")
         axis, outputs = self.axes(ref)[1], self.axes(step.call.results[0])[1]
         channels = channel_constants(step)
+        if channels is not None:
+            self.explain_norm(weight, axis, channels[1].numpy())
         w = step.look(weight)
         if channels is None or len(w.shape) != len(step.result) or w.shape != step.shape(weight):
             return self.found.block(axis)
@@ -189,6 +208,12 @@ class _Look:
             why = f"{self.name()} pads with zeros, and its constant is not zero"
         moves = groups == 1 and not transposed and any(step.arg("padding"))
         return self.layer(axis, outputs, value, zero, usable.numpy(), known.numpy(), summed, weight, why, meets, moves)
+
+    def explain_norm(self, weight: Ref, axis: Axis, known: Bools) -> None:
+        """Of constants that meet a weight which is made with the norm of another."""
+        statistics = self.found.structure.reading.book.statistics
+        if weight.id in self.tape.weights and any(factor.uid in statistics for each in self.axes(weight) for factor in each):
+            self.found.explain(axis, known, f"the weight of {self.name()} is normalised over it", last=True)
 
     def name(self) -> str:
         return self.step.call.owner.module or self.step.call.owner.node or "the forward pass"

@@ -83,6 +83,28 @@ def rms_norm(body: Body) -> None:
         body.like(x, f"{body.attribute('norm', f'nn.RMSNorm({x.c}, eps=1e-5)')}({x})", degree=1)
 
 
+@normalisations.operator(weight=2)
+def norm_by_hand(body: Body) -> None:
+    """The mean square, or mean and variance, written out; over the channels, wherever they stand."""
+    x = take(body, "sequence", "grid", "vector", "image", least=3)
+    dim = len(x.shape) if x.kind != "image" else 1
+    at = body.genes.pick(f"{dim}, keepdim=True", f"dim={dim}, keepdim=True", f"({dim},), keepdim=True")
+    scale = body.parameter(*(x.per_channel() if x.kind == "image" else (x.c,)), hint="scale")
+    match body.genes.pick("mean square", "root", "var_mean", "std", "response"):
+        case "mean square":
+            body.like(x, f"{x} * torch.rsqrt({x}.pow(2).mean({at}) + 1e-3) * {scale}", degree=1)
+        case "root":
+            body.like(x, f"{scale} * ({x} / torch.sqrt(({x} * {x}).mean({at}) + 1e-3))", degree=1)
+        case "var_mean":
+            variance, mean = body.fresh("variance"), body.fresh("mean")
+            body.do(f"{variance}, {mean} = torch.var_mean({x}, {at}, unbiased=False)")
+            body.like(x, f"({x} - {mean}) * ({variance} + 1e-3).pow(-0.5) * {scale}", degree=1)
+        case "std":
+            body.like(x, f"({x} - {x}.mean({at})) / ({x}.std({at}, correction=0) + 0.1) * {scale}", degree=1)
+        case _:
+            body.like(x, f"{x} + {scale} * {x} * ({x}.square() / ({x}.square().mean({at}) + 1e-2))", degree=1)
+
+
 @normalisations.operator(weight=1)
 def batch_norm_by_hand(body: Body) -> None:
     """Scale and shift from buffers and parameters, as a frozen batch norm does."""
