@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from fxsparse.axes.factors import Algebra, Axis, size
+from fxsparse.axes.factors import Algebra, Atoms, Axis, size
 from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
 
@@ -50,6 +50,21 @@ class Book:
     meetings: set[int] = field(default_factory=set)  # uids of factors that are summed over where no weight consumes them
     consumers: set[int] = field(default_factory=set)  # uids of factors of weights along which something is summed over
     alike: set[int] = field(default_factory=set)  # uids of factors that no weight makes: copies of one value
+    varying: list[tuple[tuple[Axis, ...], float]] = field(default_factory=list)  # together these axes hold more numbers than that
+    _copies: tuple[tuple[int, int], Atoms] = ((0, 0), np.zeros(0, dtype=np.int64))  # the last answer of `copies`, and what it was of
+
+    def copies(self) -> Atoms:
+        """Atoms that no weight makes: those of `alike`, and of what was merged with one of them."""
+        now = (len(self.alike), len(self.algebra.merges))
+        if self._copies[0] != now:
+            made = [atoms for uid in self.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
+            found = np.concatenate(made) if made else self._copies[1][:0]
+            for merge in self.algebra.merges if made else ():
+                copied = [np.isin(part, found) for part in merge.parts]
+                if any(each.any() for each in copied):
+                    found = np.concatenate([found, merge.whole[functools.reduce(np.logical_or.outer, copied).reshape(-1)]])
+            self._copies = (now, found)
+        return self._copies[1]
 
 
 class Site:
@@ -145,9 +160,8 @@ class Site:
 
     def count_whole(self, axis: Axis) -> None:
         """A norm or a sum goes over it: copies and paddings among its coordinates stay, for they are counted, and no part of a unit."""
-        made = [atoms for uid in self.book.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
-        copies = np.concatenate(made) if made else np.zeros(0, dtype=np.int64)
-        for factor in axis if made else ():
+        copies = self.book.copies()
+        for factor in axis if len(copies) else ():
             if factor.atoms is not None and (counted := np.isin(factor.atoms, copies)).any():
                 self.algebra.freeze_atoms(factor, counted, f"{self.call.name.partition('.')[2]} counts it, and no weight makes it")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -91,4 +92,10 @@ def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Pred
                     raise PlanError(
                         f"the plan would leave nothing of an activation of shape {shape}; keep more units in the groups that feed it"
                     )
+    for varying, correction in structure.reading.book.varying:
+        if 0 < (left := math.prod(prediction.size(axis) for axis in varying)) <= correction:
+            raise PlanError(
+                f"the plan would leave nothing to vary: the forward pass takes a variance of {left} number(s), with a correction of "
+                f"{correction:g}; keep more units in the group that it is taken over"
+            )
     return prediction

@@ -23,6 +23,8 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "response": lambda x: x * (g := x.norm(dim=1, keepdim=True)) / (g.mean(-1, keepdim=True) + 1e-6),
 }
 NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
+    "taken off": lambda x: x - torch.tanh(x.mean(-1, keepdim=True)),
+    "a variance that is taken off": lambda x: x - x.var(-1, keepdim=True),
     "a gate": lambda x: x * torch.sigmoid(x.mean(-1, keepdim=True)),
     "a factor": lambda x: x * x.mean(-1, keepdim=True),
     "a numerator": lambda x: x.mean(-1, keepdim=True) / (x.abs() + 1),
@@ -56,13 +58,21 @@ def test_a_norm_by_hand_takes_its_statistics_over_what_is_left(name: str) -> Non
     proof = fxsparse.verify(network, network.shrink({"body": [1, 4, 7]}))
     assert proof.effect > 1e-3
     with pytest.raises(fxsparse.PlanError, match="is normalised over its units"):
-        network.shrink({"body": [1]}).regrow(init="zero")
+        network.shrink({"body": [1, 2]}).regrow(init="zero")
 
 
 @pytest.mark.parametrize("name", NO_NORMS)
 def test_a_mean_that_goes_elsewhere_protects_what_it_is_taken_of(name: str) -> None:
     _, group = group_of(NO_NORMS[name])
-    assert not group.prunable and group.reason in ("mean reduces it", "coupled to a protected axis")
+    assert not group.prunable and group.reason in ("mean reduces it", "var reduces it", "coupled to a protected axis")
+
+
+def test_a_variance_of_one_number_is_none() -> None:
+    network, _ = group_of(NORMS["mean and deviation"])
+    with pytest.raises(fxsparse.PlanError, match=r"nothing to vary: the forward pass takes a variance of 1 number\(s\)"):
+        network.shrink({"body": [3]})
+    biased, _ = group_of(lambda x: x / (x.std(-1, keepdim=True, correction=0) + 0.1))
+    assert torch.isfinite(biased.shrink({"body": [3]})(torch.randn(2, 5, 4))).all()
 
 
 def test_a_mean_that_is_an_output_is_no_norm() -> None:

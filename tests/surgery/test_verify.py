@@ -165,6 +165,23 @@ def test_a_norm_counts_its_padding() -> None:
         each_unit_may_go(network)
 
 
+def test_a_norm_counts_copies_that_were_merged() -> None:
+    """Two copies of each input, in one axis, and joined with made channels."""
+
+    class Merged(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.norm, self.last = nn.Linear(3, 4), nn.LayerNorm(8), nn.Linear(8, 5)
+
+        def forward(self, x: torch.Tensor) -> Any:
+            twice = x[:, :, None].expand(-1, -1, 2).flatten(1)
+            return self.last(self.norm(torch.cat([self.first(x), twice[:, :4]], 1)))
+
+    network = fxsparse.trace(Merged().eval(), torch.randn(4, 3))
+    assert network.group("first").prunable
+    each_unit_may_go(network)
+
+
 def test_a_sum_counts_copies() -> None:
     """Channels of the input, each twice, are multiplied with one another: no weight makes a copy, and without one the sum is another."""
 

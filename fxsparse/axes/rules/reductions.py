@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from fxsparse.axes.by_hand import MOMENTS, is_norm
+from fxsparse.axes.by_hand import MOMENTS, correction_of, is_norm
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
 from fxsparse.axes.table import Family, aten
@@ -27,6 +27,8 @@ def _reduce(site: Site, summing: bool) -> None:
     summing = summing and not site.is_weight(site.arg(name))
     dims = _dims(site, len(axes))
     norm = site.call.name in MOMENTS and is_norm(site.tape, site.call, dims)
+    if norm:
+        site.book.varying.append((tuple(axes[i] for i in dims), correction_of(site)))
     for i in dims:
         if norm:
             site.touch(axes[i])
