@@ -108,6 +108,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     tensors = _tensors(dense, result, _read_weights(path / "weights.safetensors"), path)
     module = build(dense.origin.skeleton, structure, prediction, tensors, dense.origin.inputs)
     module.train(model.training)
+    for name, fresh in dense.module.named_modules():
+        module.get_submodule(name).training = fresh.training
     remembered = _read_weights(path / "journal.safetensors") if said["journal"] else {}
     _check_journal(dense, remembered, path)
     masks = _masks(path, said["masks"], module)

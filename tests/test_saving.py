@@ -121,6 +121,13 @@ def test_half_precision_and_models_of_another_dtype(tmp_path: Path) -> None:
         fxsparse.load(tmp_path, cases.Residual())
 
 
+def test_parts_that_were_set_to_eval_mode_stay_so(folder: Path) -> None:
+    model = cases.Residual()
+    model.a.eval()
+    again = fxsparse.load(folder, model)
+    assert again.module.training and not again.module.get_submodule("a").training
+
+
 def test_a_network_without_values_is_not_saved(tmp_path: Path) -> None:
     network = fxsparse.trace(cases.Residual().to("meta"), torch.randn(2, 3, 8, 8))
     with pytest.raises(fxsparse.CheckpointError, match=r"'stem\.weight' is on the meta device"):

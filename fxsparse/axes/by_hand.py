@@ -39,7 +39,7 @@ def _returns(tape: Tape, ref: Ref, dims: Collection[int], mean: bool, inverse: b
             return False
         divides = name == "aten.div" and call.args[1] == ref
         if result == ref:  # in place: those who read it later find it so
-            inverse = inverse or _inverts(name, call)
+            mean, inverse = mean and name in _COPIES, inverse or _inverts(name, call)
             continue
         if any(tape.shape(result)[dim] > 1 for dim in dims):
             if not (divides or (name == "aten.sub" and mean) or (name == "aten.mul" and inverse)):

@@ -68,6 +68,7 @@ class Algebra:
         self.freezes: list[tuple[Atoms, str]] = []
         self.merges: list[Product] = []
         self.labels: list[tuple[Atoms, str]] = []
+        self.left_out: list[tuple[Factor, npt.NDArray[np.bool_]]] = []  # what slices did not take
         self.factors: list[Factor] = []
         self._interned: dict[bytes, Factor] = {}
         self._splits: dict[tuple[int, tuple[int, ...]], Split] = {}
@@ -320,6 +321,9 @@ class Algebra:
         assert whole.atoms is not None
         self.touch((whole,))
         piece = whole.atoms[start:stop:step]
+        rest = np.ones(len(whole.atoms), dtype=bool)
+        rest[start:stop:step] = False
+        self.left_out.append((whole, rest))
         if count == 1:
             self.freezes.append((piece, "selected by a fixed index"))
             return ()

@@ -6,21 +6,25 @@ axis they touch, with the reason.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
 
-from fxsparse.axes.factors import Algebra, Axis, Factor, size
+from fxsparse.axes.factors import Algebra, Atoms, Axis, Factor, size
 from fxsparse.axes.loose import bind_what_cannot_be_gathered
 from fxsparse.axes.rules import RULES
 from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
 from fxsparse.axes.rules.pointwise import elementwise
+from fxsparse.axes.rules.slicing import slicing
 from fxsparse.axes.site import Book, Contraction, Site, same_size
 from fxsparse.axes.table import Rule
 from fxsparse.tracing.tape import Call, Ref, Tape, refs
 
+UNUSED = "no recorded call uses it"
 HINT = "teach it with fxsparse.register_rule"
 
 
@@ -173,6 +177,7 @@ def read(tapes: tuple[Tape, ...]) -> Reading:
                 reading.aliases[name] = first
     _meet_demands(reading)
     _protect_unused(reading)
+    _protect_left_out(reading)
     bind_what_cannot_be_gathered(reading.algebra, reading.tapes)
     return reading
 
@@ -194,11 +199,33 @@ def _protect_unused(reading: Reading) -> None:
     unused = [key for key in reading.tensors if key not in used]
     for key in unused:
         for axis in reading.tensors[key]:
-            reading.algebra.freeze(axis, "no recorded call uses it")
+            reading.algebra.freeze(axis, UNUSED)
     waiting = [key for key in unused if reading.tensors[key]]  # a counter without axes waits for nothing
     if waiting:
         for each in reading.tapes:
             _protect_branches(reading.algebra, each, waiting[0])
+
+
+def _protect_left_out(reading: Reading) -> None:
+    """What every recorded call slices away from a weight, as positions beyond the length of the example: other inputs may ask for it."""
+    algebra = reading.algebra
+    if not algebra.left_out:
+        return
+    used = np.zeros(algebra.atom_count, dtype=bool)
+    for each in reading.tapes:
+        for call in each.tape.calls:
+            made = [ref for ref in refs(call.results) if ref.id in each.weights]
+            if not made or call.name not in slicing.rules:
+                used[np.setdiff1d(_atoms(each, call.reads), _atoms(each, made))] = True
+        used[_atoms(each, each.tape.outputs)] = True
+    for factor, rest in algebra.left_out:
+        if factor.atoms is not None and (waiting := rest & ~used[factor.atoms]).any():
+            algebra.freeze_atoms(factor, waiting, UNUSED)
+
+
+def _atoms(reading: TapeReading, tensors: Iterable[Ref]) -> Atoms:
+    factors = [factor for ref in tensors for axis in reading.axes.get(ref.id, ()) for factor in axis]
+    return np.concatenate([np.zeros(0, np.int64), *(factor.atoms for factor in factors if factor.atoms is not None)])
 
 
 def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> None:

@@ -97,7 +97,7 @@ class Matcher:
             raise RuleError(f"{self.site.call.op}: a tensor of {len(axes)} axes meets ({', '.join(map(str, entries))})")
         for axis, entry in zip(axes, entries, strict=True):
             if entry.frozen:
-                self.site.freeze(axis, f"works along {entry}")
+                self.site.freeze(axis, f"works along {'·'.join(entry.letters)}")
             for letter, part in zip(entry.letters, self.parts(axis, entry), strict=True):
                 self.bind(letter, part)
                 self.uses.setdefault(letter, []).append(self.site.is_weight(ref))

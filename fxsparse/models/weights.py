@@ -48,6 +48,8 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can fail in any way
         said = str(error).splitlines()[0] if str(error) else ""
+        if said.startswith("Weights only load failed"):  # torch goes on with how to execute the file
+            said = "it is damaged, or holds more than tensors, such as a whole pickled model, which is not executed"
         reason = said if " " in said else f"{type(error).__name__} {said}".strip()  # a KeyError says a number and nothing else
         raise CheckpointError(
             f"{path} cannot be read as weights ({reason}); give a .safetensors file, or a state dict written by torch.save"

@@ -113,6 +113,8 @@ def _from_factory(spec: Spec, options: Mapping[str, Any]) -> _Made:
             if options:
                 raise  # see `build`
             raise Error(f"{spec}: the factory raised TypeError: {error}; it is called without arguments") from error
+        except Exception as error:  # whatever a user's code raises
+            raise Error(f"{spec}: the factory raised {type(error).__name__}: {error}") from error
     parts = made if isinstance(made, tuple) and len(made) in (2, 3) else (made, getattr(made, "example_inputs", None))
     model, inputs, kwargs = (*parts, {}) if len(parts) == 2 else parts
     if not isinstance(model, nn.Module):

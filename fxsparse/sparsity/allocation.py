@@ -133,6 +133,7 @@ class Explicit:
     densities: Mapping[str, float]
 
     def __call__(self, layers: Mapping[str, Layer], total: int) -> dict[str, int]:
+        self._require_used(layers)
         return _filled(layers, [self.of(name) * layer.size for name, layer in layers.items()], total)
 
     def of(self, name: str) -> float:
@@ -143,10 +144,13 @@ class Explicit:
 
     def total(self, layers: Mapping[str, Layer]) -> int:
         """The weights kept when every layer has just its density."""
+        self._require_used(layers)
+        return sum(round(self.of(name) * layer.size) for name, layer in layers.items())
+
+    def _require_used(self, layers: Mapping[str, Layer]) -> None:
         unused = [p for p in self.densities if not any(fnmatchcase(n, p) or fnmatchcase(n.rpartition(".")[0], p) for n in layers)]
         if unused:
             raise BudgetError(f"the explicit densities name {unused[0]!r}, which fits none of the masked tensors: {', '.join(layers)}")
-        return sum(round(self.of(name) * layer.size) for name, layer in layers.items())
 
 
 @dataclass(frozen=True)

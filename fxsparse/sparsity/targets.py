@@ -14,6 +14,7 @@ from fxsparse.models.dyrelu import DyReLU
 from fxsparse.tracing.replacements import FreeAttention
 
 COMPILED = "_orig_mod"  # torch.compile's wrapper puts this into every name
+WEIGHT_NORM = ("weight_g", "weight_v")  # of torch's weight_norm: a direction without a weight would be 0 / 0
 CONTRACTIONS = (_ConvNd, nn.Linear, nn.Bilinear, nn.MultiheadAttention, FreeAttention, nn.RNNBase, nn.RNNCellBase)
 
 
@@ -82,7 +83,7 @@ def find_targets(model: nn.Module, include: Iterable[str] | None = None, exclude
 
 def is_contraction(module: nn.Module, attribute: str) -> bool:
     """Whether this parameter is a weight that is masked unless the user says otherwise."""
-    if not isinstance(module, CONTRACTIONS) or "weight" not in attribute:
+    if not isinstance(module, CONTRACTIONS) or "weight" not in attribute or attribute in WEIGHT_NORM:
         return False
     if isinstance(module, _ConvNd):
         return not (module.groups > 1 and module.groups == (module.out_channels if module.transposed else module.in_channels))

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from fxsparse.axes.factors import Axis
 from fxsparse.axes.loose import Gather
 from fxsparse.axes.predict import Prediction
 from fxsparse.channels.groups import Structure
@@ -23,8 +24,9 @@ from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.tracing.copies import copy_with
+from fxsparse.tracing.loops import rounds
 from fxsparse.tracing.recorder import ACTIVE, Recorder, meta_inputs, record_in_place
-from fxsparse.tracing.tape import Mode
+from fxsparse.tracing.tape import Mode, Ref
 from fxsparse.tracing.traced_module import TracedModule
 
 INTERNAL = "this is an error in fxsparse; please report it with the model"
@@ -56,14 +58,18 @@ class Builder:
         self.rewritten: set[tuple[str, fx.Node]] = set()
 
     def resize_leaves(self) -> None:
-        literals: dict[str, dict[str, Any]] = {}
+        literals: dict[str, dict[str, Any]] = {}  # of the calls that a module makes, and the `shape` of what it gives
+        results: dict[str, list[Axis]] = {}
         for each in self.structure.reading.tapes:
             for call, said in zip(each.tape.calls, each.calls, strict=True):
-                if said.literals:
-                    known = literals.setdefault(call.owner.module, {})
-                    for name, value in said.literals.items():
-                        known.setdefault(name, self.prediction.value(value))
+                known = literals.setdefault(call.owner.module, {})
+                for name, value in said.literals.items():
+                    known.setdefault(name, self.prediction.value(value))
+                if call.results and isinstance(call.results[0], Ref):
+                    results[call.owner.module] = each.axes[call.results[0].id]
         for name, module in self.module.named_modules():
+            if name in results:
+                literals[name]["shape"] = self.prediction.shape(results[name])
             resize(module, literals.get(name, {}))
             if isinstance(module, nn.LSTM) and module.proj_size == module.hidden_size:  # torch's kernel compares the two
                 raise PlanError(
@@ -132,6 +138,8 @@ class Builder:
             key = (names[id(module)], node.name)
             occurrence = seen[key] = seen.get(key, -1) + 1
             runs = expectation.by_node.get(key)
+            if node.target is rounds:
+                node.update_arg(1, int(values[node.args[0]]))  # type: ignore[index]
             if runs is None:
                 return run()
             expected = [expectation.expected(p) for p in runs[min(occurrence, len(runs) - 1)]]
@@ -222,6 +230,7 @@ def build(
 ) -> nn.Module:
     """A module with these tensors, every literal in line, checked against the prediction in each recorded mode."""
     builder = Builder(skeleton, structure, prediction)
+    builder.module.eval()  # in train mode, asking for a weight under spectral norm changes buffers
     set_tensors(builder.module, tensors)
     builder.resize_leaves()
     meta = meta_inputs(inputs)

@@ -168,6 +168,12 @@ def argument(position: int, name: str, literal: str) -> Rewrite:
     return rewrite
 
 
+def normalized_shape(node: fx.Node, values: Values, expected: list[Expected]) -> None:
+    """layer_norm, rms_norm: the last sizes of the result, into however many calls torch takes them apart."""
+    count = len(_get_argument(node, 1, "normalized_shape"))
+    _set_argument(node, 1, "normalized_shape", list(_last_shape(expected)[-count:]))
+
+
 def attention_scale(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     """The default scale is that of the head dimension as it was."""
     if _get_argument(node, 6, "scale") is None:
@@ -221,8 +227,8 @@ TABLE: dict[str, Rewrite] = {
     "getitem": getitem,
     "setitem": getitem,
     "pad": argument(1, "pad", "pad"),
-    "layer_norm": argument(1, "normalized_shape", "normalized_shape"),
-    "rms_norm": argument(1, "normalized_shape", "normalized_shape"),
+    "layer_norm": normalized_shape,
+    "rms_norm": normalized_shape,
     "group_norm": argument(1, "num_groups", "group"),
     **{f"conv{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},
     **{f"conv_transpose{n}d": argument(6, "groups", "groups") for n in (1, 2, 3)},

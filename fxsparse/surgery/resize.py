@@ -36,7 +36,7 @@ def _channel_norm(m: Any, _: Literals) -> None:
 
 
 def _layer_norm(m: Any, literals: Literals) -> None:
-    shape = m.weight.shape if m.weight is not None else literals.get("normalized_shape", m.normalized_shape)
+    shape = m.weight.shape if m.weight is not None else literals["shape"][-len(m.normalized_shape) :]
     m.normalized_shape = tuple(shape)
 
 

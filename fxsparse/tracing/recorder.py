@@ -7,6 +7,7 @@ number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that th
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -303,3 +304,14 @@ def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
         )
     recorder.tape.outputs = tuple(map(recorder.ref, tensors))
     return recorder.tape
+
+
+def user_line() -> str:
+    """The line of the user's code that is running."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
+            return f"{file}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "an unknown place"

@@ -60,7 +60,7 @@ class TracedModule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         traced = self.graph_now()
         leaves = self._leaves(traced, args, kwargs)
-        recorder = ACTIVE.get()
+        recorder = None if torch.compiler.is_compiling() else ACTIVE.get()
         flat = traced.compile()(self, *leaves) if recorder is None else self._interpret(traced, leaves)
         return tree_unflatten(list(flat), traced.out_spec)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import operator
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,8 +20,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.leaves import is_leaf
+from fxsparse.tracing.loops import counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building
-from fxsparse.tracing.recorder import Recorder, as_arguments, describe, first_line, meta_inputs, recording
+from fxsparse.tracing.recorder import Recorder, as_arguments, describe, first_line, meta_inputs, recording, user_line
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
@@ -151,7 +151,7 @@ class _Graphing(TorchFunctionMode):
         if name in PLAIN:
             return func(*args, **kwargs)
         if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
-            raise TraceError(f"{LOOKS} ({name}) at {_user_line()}")
+            raise TraceError(f"{LOOKS} ({name}) at {user_line()}")
         if name in SIZES and args and isinstance(args[0], Tensor):
             return self.size_call(name, func, args, kwargs)
         if name == "__iter__":
@@ -306,16 +306,6 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _user_line() -> str:
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        file = frame.f_code.co_filename
-        if "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
-            return f"{file}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "an unknown place"
-
-
 class _TrainingRead:
     """Stands in for `self.training` of modules that are traced through, and notices who asks."""
 
@@ -344,7 +334,7 @@ def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mod
     patched = _patch_calls(graphing)
     nn.Module.training = training  # type: ignore[assignment]
     try:
-        with recording(recorder), patched, building(graphing.graph):
+        with recording(recorder), patched, building(graphing.graph), counted(graphing.graph):
             with graphing:
                 out = root.forward(*arguments, **keywords)
             flat, out_spec = tree_flatten(out)

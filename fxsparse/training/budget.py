@@ -50,6 +50,11 @@ class Budget:
         counts = self.allocation(self._layers(scores), total)
         if all(unit == 1 for unit in self.units.values()) and sum(counts.values()) != total:
             raise BudgetError(f"the allocation gave {sum(counts.values()):,} weights instead of {total:,}")
+        if not any(counts.values()):
+            raise BudgetError(
+                f"a density of {total / self.size:g} is {total:,} weights, less than any unit of the pattern {self.pattern}; "
+                f"give at least {min(self.units.values()) / self.size:.2g}"
+            )
         return counts
 
     def _layers(self, scores: Mapping[str, Tensor]) -> dict[str, Layer]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 
 from fxsparse.errors import Error
@@ -177,6 +178,10 @@ class MaskedOptimizer:
         owned = {id(p) for group in self.optimizer.param_groups for p in group["params"]}
         for target in targets:
             require_whole(target.name, target.parameter)
+            if isinstance(target.parameter, UninitializedParameter) or target.parameter.is_meta:
+                raise Error(
+                    f"{target.name} has no values yet; run a lazy module once, and take a model from the meta device, then make the method"
+                )
             if id(target.parameter) not in owned:
                 raise Error(
                     f"the {type(self.optimizer).__name__} does not own {target.name}; make it over model.parameters() once the model is on "

@@ -21,7 +21,7 @@ from fxsparse.sparsity.targets import Target, find_targets
 from fxsparse.training.budget import Budget, require_counts
 from fxsparse.training.distributed import require_agreement
 from fxsparse.training.masked import MaskedOptimizer
-from fxsparse.training.sparsifier_state import require_fitting
+from fxsparse.training.sparsifier_state import require_fitting, settings_of
 
 
 class Options(TypedDict, total=False):
@@ -62,13 +62,14 @@ class Sparsifier(MaskedOptimizer):
         exclude: Iterable[str] = (),
         seed: int = 0,
     ) -> None:
-        if interval < 1:
-            raise Error(f"masks cannot be renewed every {interval} steps; give an interval of at least 1")
+        if not isinstance(interval, int) or interval < 1:
+            raise Error(f"masks cannot be renewed every {interval!r} steps; give an interval of at least 1")
         super().__init__(model, optimizer, find_targets(model, include, exclude))
         self.interval, self.seed = interval, seed
         self.drop, self.grow, self.fraction = as_score(drop), as_score(grow), as_schedule(fraction)
         self.pattern = as_pattern(pattern)
         self.budget = Budget(self.targets, density, as_allocation(allocation), self.pattern)
+        self.require_possible()
         self.steps_done = 0
         self.exchanged = {"dropped": 0, "grown": 0}
         self._dense: dict[str, Tensor] = {}
@@ -90,6 +91,9 @@ class Sparsifier(MaskedOptimizer):
         return {"nonzeros": sum(self._living.values()), "density": self.density, "empty_layers": empty, **self.exchanged}
 
     # ---- what a method may replace --------------------------------------------------------------------------------------------
+
+    def require_possible(self) -> None:
+        """An error, before anything changes, when the method's own options cannot go with the budget."""
 
     def due(self, step: int) -> bool:
         """Whether the masks are renewed after this step; the first step is 1."""
@@ -166,6 +170,7 @@ class Sparsifier(MaskedOptimizer):
         return {
             "method": type(self).__name__,
             "steps_done": self.steps_done,
+            "settings": settings_of(self, self.steps_done),
             "masks": dict(self._masks),
             "exchanged": dict(self.exchanged),
             "extra": self.extra_state(),
@@ -173,7 +178,7 @@ class Sparsifier(MaskedOptimizer):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; load the model and the optimizer first. When the state does not fit, nothing changes."""
-        require_fitting(state, type(self).__name__, self._masks)
+        require_fitting(state, self)
         self.steps_done, self.exchanged = int(state["steps_done"]), dict(state["exchanged"])
         self.take({name: torch.empty_like(mask).copy_(state["masks"][name]) for name, mask in self._masks.items()}, clear=False)
         self.load_extra_state(state["extra"])

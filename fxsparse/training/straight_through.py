@@ -82,7 +82,7 @@ class StraightThrough(Sparsifier):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """As for all methods. What was masked before is forgotten first, or it would come to life under the masks that are loaded."""
-        require_fitting(state, type(self).__name__, self._masks)
+        require_fitting(state, self)
         self.hidden = {}
         super().load_state_dict(state)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -65,6 +66,35 @@ def test_a_norm_by_hand_takes_its_statistics_over_what_is_left(name: str) -> Non
 def test_a_mean_that_goes_elsewhere_protects_what_it_is_taken_of(name: str) -> None:
     _, group = group_of(NO_NORMS[name])
     assert not group.prunable and group.reason in ("mean reduces it", "var reduces it", "coupled to a protected axis")
+
+
+class Normed(nn.Module):
+    """A norm module or function of torch between two layers, with or without a weight of its own."""
+
+    def __init__(self, norm: nn.Module | None, **options: Any) -> None:
+        super().__init__()
+        self.body, self.norm, self.head, self.options = nn.Linear(4, 8), norm, nn.Linear(8, 3), options
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        found: Tensor = self.head(F.rms_norm(x, **self.options) if self.norm is None else self.norm(x))
+        return found
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        Normed(nn.RMSNorm(8)),
+        Normed(nn.RMSNorm(8, elementwise_affine=False)),
+        Normed(nn.LayerNorm(8, elementwise_affine=False)),
+        Normed(None, normalized_shape=[8]),
+        Normed(None, normalized_shape=(8,), weight=None, eps=1e-3),
+    ],
+)
+def test_norms_that_torch_takes_apart_follow_a_change(model: nn.Module) -> None:
+    network = fxsparse.trace(model, torch.randn(2, 5, 4))
+    for units in ([1, 4, 7], [3]):
+        assert fxsparse.verify(network, network.shrink({"body": units})).effect > 1e-3
 
 
 def test_a_variance_of_one_number_is_none() -> None:

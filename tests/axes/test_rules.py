@@ -204,3 +204,54 @@ def test_a_sum_over_a_weight_keeps_what_it_consumes(whole: Callable[[Tensor], Te
     group = fxsparse.trace(Scaled().eval(), torch.randn(2, 4)).group("a")
     assert not group.prunable
     assert "reduces it" in group.reason
+
+
+class Positions(nn.Module):
+    """Learned positions for up to ten words, and a causal mask for as many."""
+
+    mask: Tensor
+
+    def __init__(self, whole: bool) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.positions, self.scale, self.whole = nn.Parameter(torch.rand(1, 10, 8)), nn.Parameter(torch.rand(8)), whole
+        self.register_buffer("mask", torch.ones(10, 10).tril())
+
+    def forward(self, x: Tensor) -> Tensor:
+        n = x.shape[1]
+        x = self.a(x) + (self.positions * self.scale)[:, :n]
+        if self.whole:
+            x = x + self.positions.sum() + self.mask.sum()
+        result: Tensor = self.b(self.mask[:n, :n] @ x)
+        return result
+
+
+def test_what_is_sliced_away_from_a_weight_stays_for_longer_inputs() -> None:
+    network = fxsparse.trace(Positions(False), torch.randn(2, 6, 4))
+    left = {group.members[0].tensor for group in network.groups if group.reason == "no recorded call uses it"}
+    assert left == {"positions", "mask"}
+    small = network.shrink({group.name: group.units[::2] for group in network.groups if group.prunable})
+    assert small(torch.randn(2, 10, 4)).shape == (2, 10, 3)
+    assert small.module.get_parameter("positions").shape == (1, 10, 4)
+
+
+def test_what_another_call_uses_whole_is_not_said_to_be_unused() -> None:
+    network = fxsparse.trace(Positions(True), torch.randn(2, 6, 4))
+    assert not any(group.reason == "no recorded call uses it" for group in network.groups)
+
+
+def test_what_weights_alone_contract_is_used() -> None:
+    """Queries that are parameters, through the first rows of a packed projection: attention among them meets no input."""
+
+    class Queries(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.queries, self.packed, self.out = nn.Parameter(torch.rand(5, 4)), nn.Linear(4, 16), nn.Linear(8, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q = nn.functional.linear(self.queries, self.packed.weight[:8]).view(5, 2, 4).transpose(0, 1)
+            values: Tensor = self.out(nn.functional.linear(x, self.packed.weight[8:]))
+            return (q @ q.transpose(1, 2)).sum(0) + values
+
+    network = fxsparse.trace(Queries(), torch.randn(5, 4))
+    assert {group.reason for group in network.groups if group.members[0].tensor == "packed.weight" and group.members[0].axis == 0} == {""}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import cast
 
 import pytest
@@ -65,6 +66,15 @@ def test_what_does_not_train_is_left_out() -> None:
     model = Many()
     model.stem.weight.requires_grad_(False)
     assert "stem.weight" not in [target.name for target in find_targets(model)]
+
+
+def test_weights_behind_weight_norm_are_left_out() -> None:
+    model = Many()
+    torch.nn.utils.parametrizations.weight_norm(model.grouped)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch's older weight_norm, which many models still use
+        torch.nn.utils.weight_norm(model.stem)  # type: ignore[no-untyped-call, unused-ignore]
+    assert [target.name for target in find_targets(model)] == names(exclude=["stem", "grouped"])
 
 
 def test_wrappers_do_not_show_in_names() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -122,6 +123,23 @@ def test_modes_types_and_devices_stay() -> None:
     assert not small.module.get_parameter("b.weight").requires_grad and small.module.get_parameter("a.weight").requires_grad
     on_meta = fxsparse.trace(cases.Residual().to("meta"), torch.randn(2, 3, 8, 8, device="meta")).shrink({"a": [1, 4]})
     assert all(p.is_meta for p in on_meta.module.parameters())
+
+
+def test_a_spectral_norm_in_train_mode_stays_bit_for_bit(tmp_path: Path) -> None:
+    """In train mode, whoever asks for its weight moves its vectors."""
+
+    def normed() -> nn.Module:
+        return nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 6)), nn.ReLU(), nn.Linear(6, 2))
+
+    model = normed()
+    before = copy.deepcopy(model.state_dict())
+    small = fxsparse.trace(model, torch.randn(3, 4)).shrink({"0": [0, 3, 4]})
+    whole = small.regrow()
+    fxsparse.save(small, tmp_path)
+    again = fxsparse.load(tmp_path, normed())
+    assert whole.module.training and again.module.training
+    assert all(torch.equal(value, before[key]) for key, value in whole.module.state_dict().items())
+    assert all(torch.equal(value, small.module.state_dict()[key]) for key, value in again.module.state_dict().items())
 
 
 def test_as_original_is_the_users_class_or_says_why_not() -> None:

@@ -238,3 +238,41 @@ def test_what_is_no_module_is_refused() -> None:
     wrong: Any = lambda x: x  # noqa: E731
     with pytest.raises(fxsparse.TraceError, match="wrap the function in a module"):
         fxsparse.trace(wrong, torch.randn(2))
+
+
+class Steps(nn.Module):
+    """One step for each place of a sequence, and one for each of its own channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        total = h[:, 0]
+        for place in range(1, x.shape[1]):
+            total = torch.tanh(total + h[:, place])
+        for _ in range(h.shape[2]):
+            total = total * 0.9
+        result: Tensor = self.b(total)
+        return result
+
+
+def test_a_loop_over_a_size_refuses_an_input_that_would_end_it_elsewhere() -> None:
+    network = fxsparse.trace(Steps(), torch.randn(2, 5, 4))
+    small = network.shrink({"a": [0, 2, 3]})
+    for each in (network, small, small.regrow()):
+        assert each(torch.randn(3, 5, 4)).shape == (3, 3)
+        for length in (4, 6):
+            with pytest.raises(fxsparse.TraceError, match=rf"test_tracer.py:\d+ runs to {length} .* ran to 5 when the model was traced"):
+                each(torch.randn(2, length, 4))
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    assert isinstance(range(3), range) and list(range(2)) == [0, 1]
+
+
+def test_a_traced_module_compiles_as_one_graph() -> None:
+    small = fxsparse.trace(Steps(), torch.randn(2, 5, 4)).shrink({"a": [0, 2, 3]})
+    x = torch.randn(2, 5, 4)
+    wanted = small(x)
+    compiled = torch.compile(small.module, backend="eager", fullgraph=True)
+    assert torch.equal(compiled(x), wanted)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fxsparse.errors import BudgetError, CheckpointError, Error
-from fxsparse.training import SET, SRSTE, Gradual, OneShot, RigL, Sparsifier, Static
+from fxsparse.training import SET, SRSTE, ExploitExplore, Gradual, OneShot, RigL, Sparsifier, Static
 from fxsparse.training.checkpoint import load_checkpoint, save_checkpoint
 from tests.training.small import network, same, sgd, state, train
 
@@ -72,6 +72,29 @@ def test_what_does_not_fit_is_refused_and_nothing_changes() -> None:
     refused(lambda saved: saved["masks"].update({"7.weight": torch.ones(4, 32)}), "7.weight is .* of torch.float32")
 
 
+def test_a_state_made_with_other_options_is_refused() -> None:
+    def made(**options: Any) -> RigL:
+        model = network()
+        return RigL(model, sgd(model), **{"density": 0.1, "steps": 30, "interval": 3, **options})
+
+    saved = made().state_dict()
+    made().load_state_dict(saved)
+    for options, words in (
+        ({"density": 0.5}, "with another density, 0.1 at this step .* not 0.5 .*; make the RigL as it was made then"),
+        ({"steps": 60}, "another fraction, 0.3 at this step and 0 at last .from step 22 on., not 0.3 and 0 .from 45."),
+        ({"interval": 4}, "another interval, 3 and not 4;"),
+        ({"density": 432 / 5168, "pattern": "channel"}, "another density"),
+        ({"pattern": "channel"}, "another pattern;"),
+        ({"allocation": "uniform"}, "another allocation;"),
+        ({"seed": 1}, "another seed, 0 and not 1;"),
+    ):
+        other = made(**options)
+        before = dict(other.masks)
+        with pytest.raises(CheckpointError, match=words):
+            other.load_state_dict(saved)
+        assert same(before, dict(other.masks))
+
+
 BAD: list[tuple[Callable[[nn.Module], object], type[Exception], str]] = [
     *(
         (lambda m, d=density: Static(m, sgd(m), d), BudgetError, "must be above 0 and at most 1")
@@ -97,6 +120,13 @@ BAD: list[tuple[Callable[[nn.Module], object], type[Exception], str]] = [
     (lambda m: Static(m, sgd(m), 0.5, start="gradient"), Error, "has no gradient to score it by; call backward"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=0), Error, "steps is the number of optimizer steps"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=10, interval=0), Error, "give an interval of at least 1"),
+    (lambda m: RigL(m, sgd(m), 0.5, steps=10, interval=1.5), Error, "every 1.5 steps"),  # type: ignore[arg-type]
+    (lambda m: Static(m, sgd(m), 0.2, allocation={"9": 0.5, "*": 0.1}), BudgetError, "'9', which fits none"),
+    (lambda m: Static(m, sgd(m), 0.002, pattern="channel"), BudgetError, "less than any unit of the pattern channel; give at least 0.0052"),
+    (lambda m: ExploitExplore(m, sgd(m), steps=40, pattern="2:4", exclude=["0"]), BudgetError, "2:4 fixes the density"),
+    (lambda m: ExploitExplore(m, sgd(m), 0.5, steps=40, explore=0, value="zero"), Error, "are all alike"),
+    (lambda m: (lambda empty: Static(empty, sgd(empty), 0.1))(network().to("meta")), Error, "0.weight has no values yet"),
+    (lambda m: (lambda lazy: Static(lazy, sgd(lazy), 0.1))(nn.LazyLinear(3)), Error, "weight has no values yet"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=10, fraction=1.5), Error, "fraction is a share between 0 and 1"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=10, stop=-1.0), Error, "stop is a share"),
     (lambda m: Gradual(m, sgd(m), 0.5, steps=10, begin=0.8, end=0.2), Error, "give 0 <= begin <= end"),

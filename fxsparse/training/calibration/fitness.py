@@ -99,4 +99,6 @@ def _first(inputs: Inputs) -> Iterator[Tensor]:
 
 
 def _disturbed(values: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    if not values.is_floating_point():  # tokens
+        return values
     return values + noise * torch.randn(values.shape, generator=generator).to(values.device)

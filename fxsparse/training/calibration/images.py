@@ -64,8 +64,15 @@ def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calib
         raise Error(f"{count} calibration images are too few; give at least {LEAST}, some thousands are usual")
     whole = [each for each in inputs if isinstance(each, Tensor)]
     x: Inputs = torch.cat(whole) if len(whole) == len(inputs) else [image for each in inputs for image in each]
+    _check_kind(x, settings)
     with evaluating(model):
-        heads = heads_of(model, moved(x[:2], _device(model)), settings.heads, settings.follow)
+        try:
+            heads = heads_of(model, moved(x[:2], _device(model)), settings.heads, settings.follow)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:  # what the user's model raises
+            said = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise Error(
+                f"the model does not take the calibration images of shape {tuple(x[0].shape)}: {said}; give what it was trained with"
+            ) from error
     if not heads.plain:
         _check_outputs(model, x, heads)
         return Calibration(x, heads)
@@ -103,6 +110,14 @@ def _batches(loader: Iterable[Any]) -> tuple[list[Inputs], list[Tensor]]:
 def _is_images(batch: Any) -> bool:
     """A list of at least one image, each (channels, height, width)."""
     return isinstance(batch, (tuple, list)) and len(batch) > 0 and all(isinstance(x, Tensor) and x.dim() == 3 for x in batch)
+
+
+def _check_kind(inputs: Inputs, settings: Settings) -> None:
+    """Whether the inputs are such as the settings change them."""
+    if isinstance(inputs, Tensor) and settings.augment and inputs.dim() != 4:
+        raise Error(f"inputs of shape {tuple(inputs.shape[1:])} are no images that could be mirrored and moved; give augment=False")
+    if isinstance(inputs, Tensor) and settings.mix and not inputs.is_floating_point():
+        raise Error(f"inputs of {inputs.dtype} cannot be blended; give mix=0")
 
 
 def _check_classes(labels: Tensor, classes: int) -> None:

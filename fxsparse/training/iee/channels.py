@@ -65,6 +65,8 @@ class ExploitExploreChannels(MaskedOptimizer):
         grow: Any = None,
         **choices: Unpack[Choices],
     ) -> None:
+        if not isinstance(network, Network):
+            raise Error(f"a {type(network).__name__} stands where the network should; give fxsparse.trace(model, inputs)")
         given: dict[str, Any] = {**dict(choices), **({} if grow is None else {"grow": grow})}
         unknown = sorted(set(given) - {entry.name for entry in fields(Settings)})
         if unknown:
@@ -278,6 +280,7 @@ class ExploitExploreChannels(MaskedOptimizer):
         return {
             "method": type(self).__name__,
             "calendar": asdict(self.calendar),
+            "part": self.part,
             "steps_done": self.steps_done,
             "spent": dict(self.spent),
             "active": {name: list(units) for name, units in self.active.items()},
@@ -296,6 +299,8 @@ class ExploitExploreChannels(MaskedOptimizer):
             raise CheckpointError(
                 f"the state is of {state.get('method')} with the calendar {state.get('calendar')}, not {asdict(self.calendar)}"
             )
+        if state.get("part", self.part) != self.part:
+            raise CheckpointError(f"the state is of a run to {state['part']:g} of the cost, not {self.part:g}; make it with that budget")
         if self._exploration is not None:
             self._exploration.end(put_back=False)
             self._exploration, self.frozen = None, self._frozen_before

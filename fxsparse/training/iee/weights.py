@@ -75,7 +75,9 @@ class ExploitExplore(Sparsifier):
         super().__init__(model, optimizer, density, drop=self.criterion, grow=self.growth_criterion, **given)
         self.memory = Memory(self._masks)
         self.timeline.add(Event(0, 0, "start", {name: Change(count) for name, count in self._living.items()}))
-        require_possible(chosen, self.calendar, self.budget, self.growth_criterion)
+
+    def require_possible(self) -> None:
+        require_possible(self.settings, self.calendar, self.budget, self.growth_criterion)
 
     # ---- what one sees ------------------------------------------------------------------------------------------------------
 
@@ -276,7 +278,7 @@ class ExploitExplore(Sparsifier):
         extra = state.get("extra", {})
         if state.get("method") == type(self).__name__ and extra.get("calendar") != asdict(self.calendar):
             raise CheckpointError(f"the state is of a run with the calendar {extra.get('calendar')}, not {asdict(self.calendar)}")
-        require_fitting(state, type(self).__name__, self._masks)
+        require_fitting(state, self)
         if self._exploration is not None:
             self._exploration.end(put_back=False)
             self._exploration, self.frozen = None, self._frozen_before

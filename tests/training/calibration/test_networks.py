@@ -134,6 +134,15 @@ def test_bfloat16_trains_the_weights() -> None:
     assert made.losses[-1] < 0.8 * made.losses[0]
 
 
+def test_tokens_are_calibrated_with() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        torch.nn.Embedding(20, 16), torch.nn.Flatten(), torch.nn.Linear(96, 32), torch.nn.ReLU(), torch.nn.Linear(32, 5)
+    )
+    made = calibrate(model, [torch.randint(0, 20, (64, 6))], 0.5, "unipts", **SMALL)
+    assert abs(made.sparsity - 0.5) < 1e-3
+
+
 X, Y = images()
 
 
@@ -150,6 +159,9 @@ X, Y = images()
         ([(X[:256], Y[:256])], 0.9, {"epoch": 3}, "no option 'epoch'"),
         ([(X[:256], Y[:256])], 0.9, {"objective": "hinton"}, "there is no objective"),
         ([(X[:256], Y[:256])], 0.9, {"precision": "fp8"}, "there is no precision"),
+        ([X[:256].repeat(1, 2, 1, 1)], 0.9, {}, "the model does not take the calibration images of shape"),
+        ([X[:256].flatten(1)], 0.9, {"method": "recommended"}, "no images that could be mirrored and moved; give augment=False"),
+        ([torch.zeros(64, 9, dtype=torch.long)], 0.9, {"mix": 0.5}, "inputs of torch.int64 cannot be blended; give mix=0"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(loader: list[Any], sparsity: float, options: dict[str, Any], said: str) -> None:

@@ -212,6 +212,16 @@ def test_a_saved_run_goes_on_as_if_nothing_had_been(stop: int, tmp_path: Path) -
         made(explore=4).load_state_dict(saved["run"], saved["optimizer"])
 
 
+def test_a_state_of_another_budget_and_a_plain_module_are_refused() -> None:
+    sparsifier = made(macs=0.5)
+    saved = sparsifier.state_dict()
+    with pytest.raises(CheckpointError, match=r"a run to 0\.5 of the cost, not 0\.8; make it with that budget"):
+        made(macs=0.8).load_state_dict(saved, sparsifier.optimizer.state_dict())
+    model = residual()
+    with pytest.raises(Error, match=r"a .* stands where the network should; give fxsparse\.trace"):
+        ExploitExploreChannels(model, torch.optim.SGD(model.parameters(), lr=0.1), macs=0.5, steps=10)  # type: ignore[arg-type]
+
+
 def test_an_averaged_copy_follows() -> None:
     sparsifier = made()
     average = copy.deepcopy(sparsifier.model)
