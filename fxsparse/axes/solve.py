@@ -18,6 +18,7 @@ from scipy.sparse.csgraph import connected_components
 from fxsparse.axes.factors import Algebra, Atoms, Product
 
 Bools = npt.NDArray[np.bool_]
+WHOLE, PARTS = "part of a protected product", "all its parts are protected"  # and behind them, what the others are protected for
 AMBIGUOUS = "two incompatible factorisations of the same coordinates meet here"
 
 
@@ -144,8 +145,8 @@ class _Solver:
             frozen_parts = np.stack([self.frozen[self.class_of[part]] for part in parts])
             whole_frozen = self.frozen[self.class_of[product.whole]]
             for part in parts:
-                self.freeze(part[whole_frozen], "part of a protected product")
-            self.freeze(product.whole[frozen_parts.all(axis=0)], "all its parts are protected")
+                self.freeze(part[whole_frozen], WHOLE)
+            self.freeze(product.whole[frozen_parts.all(axis=0)], PARTS)
             single = (~frozen_parts).sum(axis=0) == 1
             for part, is_frozen in zip(parts, frozen_parts, strict=True):
                 chosen = single & ~is_frozen
@@ -240,8 +241,27 @@ class _Solver:
         for index, (atoms, _) in enumerate(self.freezes):
             classes = self.class_of[atoms]
             why[classes[why[classes] < 0]] = index
-        reasons = tuple(reason for _, reason in self.freezes)
+        reasons = self.told(why)
         return Solution(self.class_of, self.frozen, reasons, why, _outermost_first(products, derived), derived)
+
+    def told(self, why: Atoms) -> tuple[str, ...]:
+        """The reasons of all freezes. `why` is led on to new ones where a class was protected for what it makes, or is made of."""
+        reasons = [reason for _, reason in self.freezes]
+        indirect = np.array([reason in (WHOLE, PARTS) for reason in reasons] + [True])  # the last one is for those without a reason
+        numbers: dict[tuple[int, int], int] = {}
+        for product in self.products if indirect[:-1].any() else ():
+            whole, *parts = (self.class_of[atoms] for atoms in (product.whole, *self.written_out(product)))
+            for part in parts:
+                for classes, others in ((whole, part), (part, whole)):
+                    blind = (why[classes] >= 0) & indirect[why[classes]] & ~indirect[why[others]]
+                    for pair in np.unique(np.stack([why[classes[blind]], why[others[blind]]], axis=1), axis=0).tolist():
+                        if tuple(pair) not in numbers:
+                            numbers[pair[0], pair[1]] = len(reasons)
+                            reasons.append(f"{reasons[pair[0]]}: {reasons[pair[1]]}")
+                            indirect = np.insert(indirect, -1, False)
+                        chosen = blind & (why[classes] == pair[0]) & (why[others] == pair[1])
+                        why[classes[chosen]] = numbers[pair[0], pair[1]]
+        return tuple(reasons)
 
 
 def _as_sets(rows: Atoms) -> Atoms:

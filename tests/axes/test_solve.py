@@ -73,3 +73,16 @@ def test_what_can_go_alone_is_offered(algebra: Algebra) -> None:
     solution = solve(algebra)
     can_go = ~np.stack(allowed(algebra)).all(axis=0)
     assert (can_go == ~solution.frozen[solution.class_of[: algebra.atom_count]]).all()
+
+
+def test_a_reason_leads_to_where_it_comes_from() -> None:
+    algebra = Algebra()
+    whole, other = algebra.fresh(4), algebra.fresh(6)
+    for part in (*algebra.split(whole[0], (2, 2)), *(parts := algebra.split(other[0], (2, 3)))):
+        algebra.touch(part)
+    algebra.freeze(whole, "sorted")
+    for part in parts:
+        algebra.freeze(part, "flipped")
+    solution = solve(algebra)
+    told = {solution.reason(one) for one in range(solution.count)}
+    assert told == {"sorted", "part of a protected product: sorted", "flipped", "all its parts are protected: flipped"}
