@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import onnx
-import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
@@ -145,6 +144,7 @@ def _two_rows(tensor: Tensor) -> Tensor:
 
 def _halved(proto: onnx.ModelProto) -> onnx.ModelProto:
     """Weights and arithmetic in half precision; inputs, outputs, softmax and norms stay in single precision."""
+    import onnx_ir as ir  # here, as it brings sympy: a second of every command's start
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     blocked = sorted({*DEFAULT_OP_BLOCK_LIST, *KEPT_IN_FP32})

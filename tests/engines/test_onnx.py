@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -162,3 +164,8 @@ def test_sessions_say_what_is_wrong(tmp_path: Path) -> None:
         engine("onnxruntime", thread=1)
     with pytest.raises(LoweringError, match="at least 1 thread"):
         engine("onnxruntime", threads=0)
+
+
+def test_what_is_slow_to_import_waits_until_it_is_needed() -> None:
+    code = "import sys, fxsparse; assert not {'onnx_ir', 'sympy', 'torch._dynamo', 'torchvision', 'sklearn'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
