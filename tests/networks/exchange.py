@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 import fxsparse
 
-Place = tuple[str, int, int]  # state_dict key, axis, index
+Place = tuple[str, int, int]  # name of a parameter or buffer, axis, index
 Owners = frozenset[tuple[str, int]]  # groups and units
 
 
@@ -45,9 +45,13 @@ def check_exchange(module: nn.Module, args: tuple[Any, ...], seed: int, kwargs: 
 def coordinates(network: fxsparse.Network, group: str, unit: int) -> set[Place]:
     """What a unit consists of: what is no longer kept without it."""
     others = tuple(other for other in network.living[group] if other != unit)
-    kept = replace(network, living={**network.living, group: others}).kept  # as after a shrink, whose module nobody needs here
-    shapes = {key: tensor.shape for key, tensor in network.module.state_dict().items()}
-    return {(key, axis, i) for key, axes in kept.items() for axis, left in axes.items() for i in set(range(shapes[key][axis])) - set(left)}
+    narrow = replace(network, living={**network.living, group: others})  # as after a shrink, whose module nobody needs here
+    return {
+        (key, axis, i)
+        for key, tensor in network.tensors().items()
+        for axis, left in narrow.places(key).items()
+        for i in set(range(tensor.shape[axis])) - set(left.tolist())
+    }
 
 
 def counterparts(network: fxsparse.Network, group: str, first: int, second: int) -> list[tuple[Place, Place]] | None:
@@ -80,7 +84,7 @@ def _owners(network: fxsparse.Network, group: str, axes: set[tuple[str, int]]) -
 def swapped(module: nn.Module, pairs: list[tuple[Place, Place]]) -> nn.Module:
     """A copy of a module in which the places of each pair have changed hands."""
     result = copy.deepcopy(module)
-    state = result.state_dict()
+    state = {**dict(result.named_parameters(remove_duplicate=False)), **dict(result.named_buffers(remove_duplicate=False))}
     orders: dict[tuple[str, int], Tensor] = {}
     for (key, axis, i), (_, _, j) in pairs:
         order = orders.setdefault((key, axis), torch.arange(state[key].shape[axis]))
@@ -88,7 +92,7 @@ def swapped(module: nn.Module, pairs: list[tuple[Place, Place]]) -> nn.Module:
     done: dict[int, str] = {}
     for (key, axis), order in orders.items():
         if done.setdefault(state[key].data_ptr(), key) == key:  # a tied tensor has several keys
-            state[key].copy_(state[key].index_select(axis, order))
+            state[key].data.copy_(state[key].data.index_select(axis, order))
     return result
 
 
