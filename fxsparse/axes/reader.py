@@ -6,7 +6,7 @@ axis they touch, with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -212,20 +212,32 @@ def _protect_left_out(reading: Reading) -> None:
     if not algebra.left_out:
         return
     used = np.zeros(algebra.atom_count, dtype=bool)
+    whole: set[int] = set()  # factors all of which is used
     for each in reading.tapes:
         for call in each.tape.calls:
             made = [ref for ref in refs(call.results) if ref.id in each.weights]
-            if not made or call.name not in slicing.rules:
-                used[np.setdiff1d(_atoms(each, call.reads), _atoms(each, made))] = True
-        used[_atoms(each, each.tape.outputs)] = True
+            if not made:
+                whole.update(factor.uid for factor in _factors(each, call.reads))
+            elif call.name not in slicing.rules:
+                handed_on = _atoms(each, made)  # used by those who read it
+                before = used[handed_on]
+                used[_atoms(each, call.reads)] = True
+                used[handed_on] = before
+        whole.update(factor.uid for factor in _factors(each, each.tape.outputs))
+    for uid in whole:
+        if (atoms := algebra.factors[uid].atoms) is not None:
+            used[atoms] = True
     for factor, rest in algebra.left_out:
         if factor.atoms is not None and (waiting := rest & ~used[factor.atoms]).any():
             algebra.freeze_atoms(factor, waiting, UNUSED)
 
 
+def _factors(reading: TapeReading, tensors: Iterable[Ref]) -> Iterator[Factor]:
+    return (factor for ref in tensors for axis in reading.axes.get(ref.id, ()) for factor in axis)
+
+
 def _atoms(reading: TapeReading, tensors: Iterable[Ref]) -> Atoms:
-    factors = [factor for ref in tensors for axis in reading.axes.get(ref.id, ()) for factor in axis]
-    return np.concatenate([np.zeros(0, np.int64), *(factor.atoms for factor in factors if factor.atoms is not None)])
+    return np.concatenate([np.zeros(0, np.int64), *(f.atoms for f in _factors(reading, tensors) if f.atoms is not None)])
 
 
 def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> None:

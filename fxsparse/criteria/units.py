@@ -20,7 +20,9 @@ class Units:
     def __init__(self, network: Network) -> None:
         self.network = network
         self.coordinates = Coordinates(network.origin.structure)
-        self.tensors = {key: tensor.detach() for key, tensor in network.tensors().items()}
+        found = {key: tensor.detach() for key, tensor in network.tensors().items()}
+        # Truth values have no size, so torch does not take their absolute value: they count as 0 and 1.
+        self.tensors = {key: tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor for key, tensor in found.items()}
 
     def places(self, group: str) -> list[tuple[Place, Tensor]]:
         """Each place with the position, among the living units, of each index that its tensor has now; -1 for none."""

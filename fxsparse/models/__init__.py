@@ -7,7 +7,7 @@ from fxsparse.models.specs import list_models, quantized_models
 from fxsparse.models.timm_zoo import FamilyModel, timm_family_models
 from fxsparse.models.torchvision_shim import TorchvisionState, import_timm, import_torchvision, torchvision_state
 from fxsparse.models.weights import load_weights, read_weights
-from fxsparse.models.zoo import Loaded, build
+from fxsparse.models.zoo import Loaded, build, build_alone
 
 __all__ = [
     "CifarResNet",
@@ -16,6 +16,7 @@ __all__ = [
     "Loaded",
     "TorchvisionState",
     "build",
+    "build_alone",
     "example_inputs",
     "import_timm",
     "import_torchvision",

@@ -1,10 +1,13 @@
-"""The names of models: `torchvision:resnet50`, `timm:vit_tiny_patch16_224`, `fxsparse:resnet20`, `package.module:factory`."""
+"""The names of models: `torchvision:resnet50`, `timm:vit_tiny_patch16_224`, `fxsparse:resnet20`, `package.module:factory`; with options
+behind them, `fxsparse:resnet20{num_classes=4}`."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from torch import nn
 
@@ -24,14 +27,16 @@ BUILT_IN: dict[str, Callable[..., nn.Module]] = {
 }
 SOURCES = ("torchvision", "timm", "fxsparse")
 FORMS = "torchvision:NAME, timm:NAME, fxsparse:NAME or package.module:factory"
+OPTIONS = "fxsparse:resnet20{num_classes=100}"  # how they are written: the braces are an inline table of TOML
 
 
 @dataclass(frozen=True)
 class Spec:
-    """A model's name, taken apart: where it comes from, and what it is called there."""
+    """A model's name, taken apart: where it comes from, what it is called there, and the options that it is built with."""
 
     source: str
     name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
         return f"{self.source}:{self.name}"
@@ -39,18 +44,32 @@ class Spec:
     @classmethod
     def parse(cls, text: str) -> Spec:
         """Checks the form, and the name where the source has a list of names."""
-        source, colon, name = text.partition(":")
+        plain, brace, table = text.partition("{")
+        options = _options(text, brace + table) if brace else {}
+        source, colon, name = plain.strip().partition(":")
         if not colon or not source or not name:
             offer = f"; did you mean torchvision:{text}?" if text in BUILT_IN or text.isidentifier() else ""
             raise Error(f"{text!r} does not name a model; write {FORMS}{offer}")
         if source == "torchvision" and name in quantized_models():
             raise Error(f"{text} cannot be taken: {quantized_models()[name]}")
         if source in SOURCES:
-            plain = name.split(".")[0] if source == "timm" else name  # timm writes the weights' tag behind a dot
+            untagged = name.split(".")[0] if source == "timm" else name  # timm writes the weights' tag behind a dot
             known = _names(source)
-            if plain not in known:
-                raise Error(f"{source} has no model {name!r}{nearest(plain, known, source + ':')}")
-        return cls(source, name)
+            if untagged not in known:
+                raise Error(f"{source} has no model {name!r}{nearest(untagged, known, source + ':')}")
+        return cls(source, name, options)
+
+
+def _options(text: str, table: str) -> dict[str, Any]:
+    """What stands in the braces. Weights are files: nothing that a builder would download by name."""
+    try:
+        found: dict[str, Any] = tomllib.loads(f"options = {table}")["options"]
+    except tomllib.TOMLDecodeError as error:
+        raise Error(f"the options of the model {text!r} are no table ({error}); write them as in {OPTIONS}") from error
+    taken = next((name for name in found if name.startswith(("weights", "pretrained"))), None)
+    if taken is not None:
+        raise Error(f"{text!r} cannot hold {taken!r}, as nothing is downloaded; give the weights as a file")
+    return found
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:

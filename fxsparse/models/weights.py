@@ -1,7 +1,8 @@
-"""Weights from a file into a model: safetensors, or what torch.save wrote, read without running any code from it."""
+"""Weights from a file into a model: safetensors, or what torch.save wrote, read without running any code from it; and into a file."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsparse.errors import CheckpointError
-from fxsparse.models.specs import nearest
+from fxsparse.models.specs import OPTIONS, nearest
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts keep the state dict in a checkpoint
 _SHOWN = 4  # names listed in an error
@@ -31,7 +32,8 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     for key, value in given.items():
         if value.shape != own[key].shape:
             shapes = f"{tuple(value.shape)} in the file, {tuple(own[key].shape)} in the model"
-            raise CheckpointError(f"{path} does not fit {type(model).__name__}: {key} is {shapes}; check the options of the model")
+            hint = f"give the model the options that it was trained with, as in {OPTIONS}"
+            raise CheckpointError(f"{path} does not fit {type(model).__name__}: {key} is {shapes}; {hint}")
     model.load_state_dict(given, strict=False)
 
 
@@ -59,6 +61,17 @@ def read_weights(path: str | Path) -> dict[str, Tensor]:
         held = f"the keys {_some([str(key) for key in content])}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
         raise CheckpointError(f"{path} holds {held} and no state dict; looked for tensors by name, there and under {', '.join(_NESTS)}")
     return found
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """A safetensors file, whole or not at all; a tied tensor stands there under each of its names."""
+    half = path.with_name(path.name + ".tmp")
+    try:
+        safetensors.torch.save_file({name: each.detach().cpu().contiguous().clone() for name, each in tensors.items()}, half)
+        os.replace(half, path)
+    except (OSError, safetensors.SafetensorError) as error:
+        half.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written: {error}") from error
 
 
 def _state_dict(content: Any) -> dict[str, Tensor] | None:

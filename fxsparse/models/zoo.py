@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from fxsparse.errors import Error
 from fxsparse.models.examples import Size, example_inputs
-from fxsparse.models.specs import BUILT_IN, Spec, nearest
+from fxsparse.models.specs import BUILT_IN, OPTIONS, Spec, nearest
 from fxsparse.models.torchvision_shim import import_timm, import_torchvision
 from fxsparse.models.weights import load_weights
 
@@ -45,7 +45,7 @@ def build(
     seed: int = 0,
     **options: Any,
 ) -> Loaded:
-    """The model that `spec` names, built with `options`, in evaluation mode.
+    """The model that `spec` names, built with `options`, which win over those in the braces of its name, in evaluation mode.
 
     Its weights come from the file `weights`, or are random, the same for the same `seed`. Its inputs: see `example_inputs`; `shape` gives
     them as one tensor of that shape instead. A factory of one's own (`package.module:factory`) returns the model, or (model, inputs), or
@@ -55,25 +55,40 @@ def build(
     Linear(in_features=64, out_features=100, bias=True)
     """
     parsed = Spec.parse(spec)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        try:
-            model, inputs, kwargs = _construct(parsed, options)
-        except TypeError as error:
-            if not options:
-                raise
-            raise Error(f"{spec} could not be built with {_listed(options)}: {error}") from error
-    if weights is not None:
-        load_weights(model, weights)
+    options = {**parsed.options, **options}
+    model, inputs, kwargs = _filled(parsed, weights, seed, options)
     if shape is not None:
         inputs, kwargs = (torch.randn(*shape, generator=torch.Generator().manual_seed(seed)),), {}
     elif inputs is None:
         inputs = example_inputs(parsed, batch=batch, size=size, standard=standard, targets=targets, options=options)
-    return Loaded(spec, model.eval(), inputs, kwargs)
+    return Loaded(spec, model, inputs, kwargs)
+
+
+def build_alone(spec: str, weights: str | Path | None = None, *, seed: int = 0, **options: Any) -> nn.Module:
+    """The model of `build` without inputs, where others say what it is shown: a data set, or a saved folder."""
+    parsed = Spec.parse(spec)
+    return _filled(parsed, weights, seed, {**parsed.options, **options})[0]
 
 
 # A model, its positional arguments where only it knows them, and its keyword arguments.
 _Made = tuple[nn.Module, tuple[Any, ...] | None, Mapping[str, Any]]
+
+
+def _filled(parsed: Spec, weights: str | Path | None, seed: int, options: Mapping[str, Any]) -> _Made:
+    """A model in evaluation mode, with its weights or with those of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        try:
+            model, inputs, kwargs = _construct(parsed, options)
+        except Error:
+            raise
+        except Exception as error:  # whatever a builder makes of options that are not its own
+            if not options:
+                raise
+            raise Error(f"{parsed} could not be built with {_listed(options)}: {error}") from error
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval(), inputs, kwargs
 
 
 def _construct(spec: Spec, options: Mapping[str, Any]) -> _Made:
@@ -112,7 +127,7 @@ def _from_factory(spec: Spec, options: Mapping[str, Any]) -> _Made:
         except TypeError as error:
             if options:
                 raise  # see `build`
-            raise Error(f"{spec}: the factory raised TypeError: {error}; it is called without arguments") from error
+            raise Error(f"{spec}: the factory raised TypeError: {error}; options go behind its name, as in {OPTIONS}") from error
         except Exception as error:  # whatever a user's code raises
             raise Error(f"{spec}: the factory raised {type(error).__name__}: {error}") from error
     parts = made if isinstance(made, tuple) and len(made) in (2, 3) else (made, getattr(made, "example_inputs", None))

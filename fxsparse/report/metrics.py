@@ -49,7 +49,11 @@ def finished(path: Path) -> dict[str, float]:
 
 def timeline_of(path: Path) -> dict[str, Any]:
     """What a timeline.json says: events, and the stages between them."""
-    said = read_json(path)
+    return checked_timeline(read_json(path), path)
+
+
+def checked_timeline(said: Any, path: Path) -> dict[str, Any]:
+    """The timeline that a file holds, if it is one."""
     try:
         for event in said["events"]:
             assert isinstance(event["kind"], str) and isinstance(event["changes"], dict)

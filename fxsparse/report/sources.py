@@ -13,7 +13,7 @@ from torch import nn
 
 from fxsparse.errors import CheckpointError
 from fxsparse.report.describe import densities_of, run_of
-from fxsparse.report.metrics import epochs_of, finished, timeline_of
+from fxsparse.report.metrics import checked_timeline, epochs_of, finished, timeline_of
 from fxsparse.report.run import FILE, FORMAT, Run, read_json, read_run
 from fxsparse.saving import load
 
@@ -74,6 +74,8 @@ def read_folder(folder: Path, model: nn.Module | None = None) -> Run:
         run = replace(run, epochs=epochs_of(files[METRICS]))
     if TIMELINE in files:
         run = replace(run, timeline=timeline_of(files[TIMELINE]))
+    elif run.timeline is not None:
+        run = replace(run, timeline=checked_timeline(run.timeline, files[FILE]))
     if RESULT in files:
         run = replace(run, measures={**run.measures, **finished(files[RESULT])})
     elif run.epochs and "accuracy" in run.epochs[-1]:

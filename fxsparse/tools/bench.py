@@ -6,13 +6,13 @@ import json
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from fxsparse.engines import Timing, compare, ratio
 from fxsparse.engines.base import fresh_inputs
 from fxsparse.engines.explain import Explained, explain, summary
 from fxsparse.engines.profile import LayerTime
 from fxsparse.tools.bench_tables import layer_table, show
+from fxsparse.tools.console import plain
 from fxsparse.tools.contenders import Contender, Wish, contenders_of, engine_step, require_profile
 from fxsparse.tools.options import Json, Shape, Weights
 
@@ -57,12 +57,12 @@ def bench(
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain()
     show(console, result, timed)
     for name, lines in layers.items() if profiled else ():
         console.print(layer_table(name, lines))
     for name, said in reasons.items():
-        console.print(f"{name} against {built[0].name}, widths in steps of {step}:\n{summary(said)}", markup=False)
+        console.print(f"{name} against {built[0].name}, widths in steps of {step}:\n{summary(said)}")
 
 
 def _engine(built: list[Contender]) -> dict[str, Any]:

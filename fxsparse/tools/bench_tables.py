@@ -29,13 +29,13 @@ def show(console: Console, result: dict[str, Any], timed: dict[str, Timing]) -> 
     console.print(table)
     for name, timing in timed.items():
         if timing.noisy:
-            console.print(f"{name}: variation {timing.variation:.0%}; the machine is busy, measure again", markup=False)
+            console.print(f"{name}: variation {timing.variation:.0%}; the machine is busy, measure again")
     first = result["contenders"][0]
     for line in result["contenders"]:
         if line["ratio"] and not line["ratio"]["told_apart"]:
-            console.print(f"{line['name']} and {first['name']} cannot be told apart", markup=False)
+            console.print(f"{line['name']} and {first['name']} cannot be told apart")
         if line["inputs"] != first["inputs"]:
-            console.print(f"{line['name']} runs on {line['inputs']}, and {first['name']} on {first['inputs']}", markup=False)
+            console.print(f"{line['name']} runs on {line['inputs']}, and {first['name']} on {first['inputs']}")
 
 
 def layer_table(name: str, layers: tuple[LayerTime, ...]) -> Table:

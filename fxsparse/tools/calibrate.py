@@ -9,19 +9,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from rich.console import Console
 from rich.progress import Progress
-from safetensors.torch import save_file
-from torch import Tensor
 
 from fxsparse.errors import Error
-from fxsparse.models import build
+from fxsparse.models import build_alone
+from fxsparse.models.weights import write_weights
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Model, Threads
-from fxsparse.tools.outputs import whole, write_origin
+from fxsparse.tools.outputs import require_room, whole, write_origin
 from fxsparse.tools.train import pairs
 from fxsparse.training.augment import Normalise
 from fxsparse.training.calibration import METHODS
 from fxsparse.training.calibration import calibrate as run
+from fxsparse.training.calibration.settings import settings_of
 from fxsparse.training.data import load_data
 from fxsparse.training.evaluate import evaluate
 
@@ -69,19 +69,22 @@ def calibrate(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    dense = build(model, weights).model
+    given = {"epochs": epochs, "allocation": allocation, "pattern": pattern, "seed": seed}
+    options = pairs(option, "--option") | {name: value for name, value in given.items() if value is not None}
+    settings_of(method, options)  # what is wrong with them is said before anything is read
+    if out is not None:
+        require_room(out)
     found, scaled = load_data(data, size=size), Normalise() if normalise else Normalise((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     count = images or min(USUAL, len(found.train))
     if count > len(found.train):
         raise Error(f"{data} has {len(found.train):,} training images, and {count:,} were asked for; ask for fewer with --images")
+    dense = build_alone(model, weights)
     chosen = torch.randperm(len(found.train), generator=torch.Generator().manual_seed(seed))[:count]
     pixels, classes = found.train[chosen]
     batches: list[Any] = [(scaled(pixels[i : i + 256]), classes[i : i + 256]) for i in range(0, len(chosen), 256)]
     if not labels:
         batches = [each for each, _ in batches]
-    given = {"epochs": epochs, "allocation": allocation, "pattern": pattern, "seed": seed}
-    options = pairs(option, "--option") | {name: value for name, value in given.items() if value is not None}
-    errors = Console(stderr=True)
+    errors = plain(stderr=True)
     with Progress(console=errors, disable=as_json or not errors.is_terminal) as bar:
         tasks: dict[str, Any] = {}
 
@@ -109,28 +112,23 @@ def calibrate(
         before = {"accuracy": said["accuracy_dense"]} if result.classifies else {}
         written = f"{method}, {result.sparsity:.4%} of {len(result.masks)} tensors' weights are zero, {len(chosen)} calibration images"
         with whole(out) as draft:
-            save_file(_apart(result.model.state_dict()), draft / "weights.safetensors")
+            write_weights(draft / "weights.safetensors", result.model.state_dict())
             result.distribution.save(draft / "distribution.json")
             (draft / "result.json").write_text(json.dumps(said, indent=1), encoding="utf-8")
             write_origin(draft, out.resolve().name, model=model, measures=measures, before=before, provenance=(f"calibrate: {written}",))
     if as_json:
         typer.echo(json.dumps(said, indent=1))
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain()
     console.print(f"{method}: {result.sparsity:.2%} of the weights are zero; {len(chosen)} images, {result.seconds:.0f} s")
     if result.classifies:
         console.print(f"accuracy on {len(found.test)} test images: {said['accuracy_dense']:.2%} dense, {said['accuracy']:.2%} sparse")
     else:
         console.print(f"{result.agreement:.2%} of the variance of the dense network's outputs is hit on the calibration images")
     if out is not None:
-        console.print(f"written: {out}", markup=False)
+        console.print(f"written: {out}")
 
 
 def _free(threads: int | None) -> int:
     """Processors that this process may use."""
     return threads or (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
-
-
-def _apart(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tied tensors are written under each of their names."""
-    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}

@@ -7,12 +7,12 @@ import sys
 from typing import Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from fxsparse.errors import Error
 from fxsparse.tools.bench import bench
 from fxsparse.tools.calibrate import calibrate
+from fxsparse.tools.console import plain
 from fxsparse.tools.demo import demo
 from fxsparse.tools.doctor import doctor
 from fxsparse.tools.export import export
@@ -73,12 +73,13 @@ def main() -> None:
     try:
         app()
     except Error as error:
-        Console(stderr=True, soft_wrap=True, highlight=False, markup=False).print(f"fxsparse: {error}")
+        plain(stderr=True).print(f"fxsparse: {error}")
         sys.exit(1)
     except OSError as error:
-        if error.filename is None or error.strerror is None:
+        if error.strerror is None:
             raise
-        typer.echo(f"fxsparse: {error.filename}: {error.strerror[:1].lower()}{error.strerror[1:]}", err=True)
+        where = "" if error.filename is None else f"{error.filename}: "  # a write to a full disk does not name the file
+        typer.echo(f"fxsparse: {where}{error.strerror[:1].lower()}{error.strerror[1:]}", err=True)
         sys.exit(1)
 
 

@@ -21,6 +21,7 @@ from rich.table import Table
 from fxsparse.errors import Error
 from fxsparse.report import read_sources
 from fxsparse.report.compare import compared
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Threads
 from fxsparse.tools.report import summary
 
@@ -63,7 +64,7 @@ def demo(
       fxsparse demo --out try/ --quick
     """
     script = script_for(out, threads or 1, quick)
-    console = Console(highlight=False, soft_wrap=True, markup=False, stderr=as_json)
+    console = plain(stderr=as_json)
     began = time.perf_counter()
     _make_room(out)
     try:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 import typer
-from rich.console import Console
 from torch import nn
 
 from fxsparse.engines import engine
 from fxsparse.models.torchvision_shim import torchvision_state
 from fxsparse.network import trace
 from fxsparse.surgery.verify import verify
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json
 
 PACKAGES = ("torch", "torchvision", "timm", "onnx", "onnxruntime", "tensorrt", "torch-pruning", "matplotlib", "scikit-learn")
@@ -107,7 +107,7 @@ def advice(setting: dict[str, Any]) -> list[str]:
 
 
 def _show(found: dict[str, Any]) -> None:
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain()
     console.print(f"core: {found['core'] or 'traces, shrinks and proves'}")
     for name, version in found["packages"].items():
         console.print(f"{name}: {version or 'not installed'}")

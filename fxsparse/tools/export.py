@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from fxsparse.engines import export_onnx
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
+from fxsparse.tools.outputs import whole
 
 
 def export(
@@ -28,16 +29,16 @@ def export(
 
     Example: fxsparse export torchvision:resnet50 --saved small/ --out small.onnx
     """
-    network = traced(model, weights, shape, threads, saved)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    report = export_onnx(network, out, precision=precision, dynamic_batch=dynamic_batch)  # type: ignore[arg-type]
+    with whole(out.parent):  # a folder that was not there stays away if the work fails
+        network = traced(model, weights, shape, threads, saved)
+        report = export_onnx(network, out, precision=precision, dynamic_batch=dynamic_batch)  # type: ignore[arg-type]
     if as_json:
         said = {"path": str(report.path), "bytes": report.bytes, "max_error": report.max_error, "precision": report.precision}
         typer.echo(
             json.dumps({**said, "inputs": list(report.inputs), "outputs": list(report.outputs), "operators": report.operators}, indent=1)
         )
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain()
     console.print(f"{sum(report.operators.values())} operators: " + ", ".join(f"{n} {name}" for name, n in report.operators.items()))
     console.print(f"outputs equal to the module's, to {report.max_error:.1e} of the largest")
-    console.print(f"written: {report.path} ({report.bytes:,} bytes)", markup=False)
+    console.print(f"written: {report.path} ({report.bytes:,} bytes)")

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from fxsparse.channels.costs import network_macs, network_parameters
 from fxsparse.channels.groups import Group
 from fxsparse.channels.view import write
 from fxsparse.network import Network
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
 from fxsparse.tools.outputs import whole_file
 
@@ -75,7 +75,7 @@ def summary(model: str, network: Network) -> dict[str, Any]:
 
 
 def show(model: str, network: Network, everything: bool) -> None:
-    console = Console(highlight=False, markup=False)
+    console = plain(soft_wrap=False)
     structure, prediction = network.origin.structure, network.prediction
     prunable = [group for group in network.groups if group.prunable]
     table = Table(title=f"{model}: {len(prunable)} groups that may lose units", title_justify="left")
@@ -93,7 +93,7 @@ def show(model: str, network: Network, everything: bool) -> None:
         f"{sum(len(g.units) for g in prunable):,} units may go."
     )
     for note in network.notes:
-        console.print(f"note: {note}", markup=False)
+        console.print(f"note: {note}")
 
 
 def _is_position(group: Group) -> bool:

@@ -9,12 +9,16 @@ from typing import Annotated
 import torch
 import typer
 
-from fxsparse.models import build
+from fxsparse.models import build, build_alone
 from fxsparse.network import Network, trace
 from fxsparse.saving import load
 
 Model = Annotated[
-    str, typer.Argument(metavar="MODEL", help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory.")
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="torchvision:resnet50, timm:NAME, fxsparse:resnet20, or package.module:factory; options go behind it: 'NAME{num_classes=4}'.",
+    ),
 ]
 Weights = Annotated[
     Path | None, typer.Option("--weights", help="A state dict to load: safetensors, or a torch file (read without executing it).")
@@ -33,8 +37,11 @@ def traced(model: str, weights: Path | None, shape: str | None, threads: int | N
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model's own library says about itself
+        if saved is not None:
+            sizes_of(shape)  # wrong usage, though the folder knows its inputs
+            return load(saved, build_alone(model, weights))
         loaded = build(model, weights, shape=sizes_of(shape))
-        return trace(loaded.model, loaded.inputs, loaded.kwargs) if saved is None else load(saved, loaded.model)
+        return trace(loaded.model, loaded.inputs, loaded.kwargs)
 
 
 def sizes_of(text: str | None) -> list[int] | None:

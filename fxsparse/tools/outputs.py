@@ -135,6 +135,12 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield draft / path.name
 
 
+def require_room(folder: Path) -> None:
+    """Whether a folder can be written is said before minutes of work."""
+    with whole(folder):
+        pass
+
+
 def _missing_parents(folder: Path) -> list[Path]:
     """The folders that have to be made, innermost first."""
     missing = []

@@ -15,8 +15,9 @@ from fxsparse.passes import Pipeline, PrintBetween, Timing, VerifyEach
 from fxsparse.passes.instrumentation import proved
 from fxsparse.passes.prune import Prune
 from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, SizeOption, sample
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
-from fxsparse.tools.outputs import write_network
+from fxsparse.tools.outputs import require_room, write_network
 from fxsparse.tools.progress import progress_bar
 
 Budget = Annotated[
@@ -100,10 +101,11 @@ def prune(
         work = Pipeline((Prune(**given, **wishes, threads=threads or 1, seed=seed),))
     else:
         _no_use_of(context, (*WISHES, *WATCHED), "--plan, which names the units to keep and runs no pass")
+    require_room(out)
     batches = sample(data, images, batch, seed, size)
     wanted = read_plan(plan) if plan is not None else None
     network = traced(model, weights, shape, threads, saved)
-    console = Console(highlight=False, soft_wrap=True, markup=False, stderr=as_json)
+    console = plain(stderr=as_json)
     timing, proofs = Timing(write=console.print), VerifyEach(write=console.print)
     notes: tuple[str, ...] = ()
     if wanted is not None:

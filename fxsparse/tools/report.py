@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from fxsparse.models import build
+from fxsparse.models import build_alone
 from fxsparse.report import Sources, read_sources, write_page
 from fxsparse.report.run import finite
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json
 from fxsparse.tools.outputs import command_line, whole_file
 
@@ -40,7 +40,7 @@ def report(
 
       fxsparse report run/ small/ fast/ bench.json --title 'ResNet-50 on our camera'
     """
-    found = read_sources(sources, None if model is None else build(model).model)
+    found = read_sources(sources, None if model is None else build_alone(model))
     names = ", ".join(run.name for run in found.runs)
     typed = command_line()
     with whole_file(out) as draft:
@@ -48,7 +48,7 @@ def report(
     if as_json:
         typer.echo(json.dumps(summary(out, found), indent=1, allow_nan=False))
         return
-    console = Console(highlight=False, soft_wrap=True, markup=False)
+    console = plain()
     for run in found.runs:
         changed = sum(group.changed for group in run.groups)
         parts = [f"{changed} of {len(run.groups)} groups changed"] * bool(run.groups) + [f"{len(run.epochs)} epochs"] * bool(run.epochs)

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import torch
 import torch.distributed as dist
 import typer
-from rich.console import Console
 
 from fxsparse.errors import Error
+from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Threads
 from fxsparse.tools.outputs import write_origin
 from fxsparse.training.distributed import rank
@@ -71,7 +71,7 @@ def train(
     defaults = Recipe(model="", data="").to_plain()
     began = _join()
     try:
-        console = Console(stderr=as_json, soft_wrap=True, highlight=False, markup=False)
+        console = plain(stderr=as_json)
         result = Trainer(chosen, out, console=console).run(resume=resume)
         if rank() != 0:
             return
@@ -95,12 +95,14 @@ def train(
 
 def _options(given: dict[str, Any]) -> dict[str, Any]:
     """The recipe's options of the method; a table [method] becomes its name and its options."""
-    options = dict(given.get("options", {}))
+    options = given.get("options", {})
+    if not isinstance(options, dict):
+        raise Error(f"the recipe's options are {options!r}, which is no table; write options = {{density = 0.1}}")
     if isinstance(given.get("method"), dict):
         table = dict(given["method"])
         given["method"] = table.pop("name", NAMES[0])
         options = {**table, **options}
-    return options
+    return dict(options)
 
 
 def pairs(texts: list[str] | None, flag: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Loops over sizes: `for t in range(x.shape[1])` is unrolled, so a graph holds as many rounds as the traced run made.
+"""Loops over sizes: `for t in range(x.shape[1])` and `for t in x` are unrolled, so a graph holds as many rounds as the traced run made.
 
 Another input would need more or fewer of them, and must not be cut short in silence.
 """
@@ -18,14 +18,24 @@ from fxsparse.tracing.recorder import ACTIVE, user_line
 
 
 def rounds(size: int, traced: int, where: str) -> None:
-    """A node of the graph: refuses an input for which the loop would end elsewhere. A recording is no run and is let through."""
-    if size != traced and ACTIVE.get() is None:
+    """A node of the graph: refuses an input for which the loop would end elsewhere. A recording is no run and is let through, and
+    tracing what was traced writes the node again."""
+    if isinstance(size, TracedInt):
+        node = size.make()
+        node.graph.call_function(rounds, (node, traced, where))
+    elif size != traced and ACTIVE.get() is None:
         raise TraceError(
             f"the loop at {where} runs to {size} with this input, and ran to {traced} when the model was traced; trace it again"
         )
 
 
 torch.fx.node.has_side_effect(rounds)
+
+
+def count(graph: torch.fx.Graph, bound: Any) -> None:
+    """Write into the graph how far a loop ran, where that is a traced size."""
+    if isinstance(bound, TracedInt):
+        graph.call_function(rounds, (bound.make(), int(bound), user_line()))
 
 
 @contextlib.contextmanager
@@ -40,8 +50,7 @@ def counted(graph: torch.fx.Graph) -> Iterator[None]:
     class Range(metaclass=Ranges):
         def __new__(cls, *bounds: Any) -> Any:
             for bound in bounds:
-                if isinstance(bound, TracedInt):
-                    graph.call_function(rounds, (bound.make(), int(bound), user_line()))
+                count(graph, bound)
             return original(*bounds)
 
     builtins.range = Range  # type: ignore[misc]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -27,6 +28,7 @@ from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
 
 ROWS = 3
+ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
 OnNode = Callable[[nn.Module, torch.fx.Node, Callable[[], Any], dict[torch.fx.Node, Any]], Any]  # module, node, run, values so far
 
@@ -210,6 +212,11 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Make `recorder` the active one: module calls set the owner, traced modules run node by node."""
+    with ALONE:
+        yield from _recording(recorder)
+
+
+def _recording(recorder: Recorder) -> Iterator[None]:
     call = nn.Module.__call__
 
     def owned_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
@@ -269,6 +276,13 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].strip().removesuffix(", but expected one of:").rstrip(".")
 
 
+def advice(error: Exception) -> str:
+    """What to do about an error of the user's code."""
+    if "meta" in str(error).lower():
+        return "fxsparse runs the model on meta tensors, which have shapes and no values: take what needs values out of the forward pass"
+    return "check that model(*example_inputs) runs"
+
+
 def record(
     module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, mode: Mode = "eval", *, on_node: OnNode | None = None
 ) -> Tape:
@@ -294,8 +308,7 @@ def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None
         where = recorder.failed or type(copy).__name__
         given = describe((args, kwargs or {}))
         raise TraceError(
-            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {given}: {first_line(error)}; "
-            "check that model(*example_inputs) runs"
+            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {given}: {first_line(error)}; {advice(error)}"
         ) from error
     tensors = output_tensors(out)
     if not tensors:

@@ -20,9 +20,9 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.loops import counted
+from fxsparse.tracing.loops import count, counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building
-from fxsparse.tracing.recorder import Recorder, as_arguments, describe, first_line, meta_inputs, recording, user_line
+from fxsparse.tracing.recorder import ALONE, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
@@ -56,6 +56,7 @@ class _Graphing(TorchFunctionMode):
         self.root = root
         self.recorder = recorder
         self.prefix = prefix  # qualified name of the root inside the whole model
+        self.in_leaf = False  # inside a call that is a node already
         self.graph = torch.fx.Graph()
         self.makers: dict[int, Callable[[], torch.fx.Node]] = {}
         self.alive: list[Any] = []
@@ -158,6 +159,9 @@ class _Graphing(TorchFunctionMode):
             return iter(self.unbind(args[0]))
         if name == "_assert" or not (holds_tensor((args, kwargs)) or _makes_tensors(func)):
             return func(*args, **kwargs)
+        if name == "unbind":
+            tensor, dim = (*args, kwargs.get("input"))[0], (*args[1:], kwargs.get("dim", 0))[0]
+            count(self.graph, self.extent(tensor, dim % max(tensor.dim(), 1), tensor.shape[dim]))
         if name in _REFLECTED:
             return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
         if name in _OPERATORS:
@@ -167,6 +171,7 @@ class _Graphing(TorchFunctionMode):
         return self.node_call("call_function", func, func, args, kwargs, (args, kwargs))
 
     def unbind(self, tensor: Tensor) -> Any:
+        count(self.graph, self.extent(tensor, 0, tensor.shape[0]))
         return self.node_call("call_function", torch.unbind, torch.unbind, (tensor, 0), {}, ((tensor, 0), {}))
 
     def node_call(self, op: str, target: Any, func: Any, args: Any, kwargs: Any, real: tuple[Any, Any]) -> Any:
@@ -248,16 +253,18 @@ class _Graphing(TorchFunctionMode):
 
     def module_call(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         name = self.names.get(id(module))
-        if name is None or module is self.root or self.recorder.silent or not is_leaf(module):
+        if name is None or module is self.root or self.in_leaf or self.recorder.silent or not is_leaf(module):
             return call(module, *args, **kwargs)
         node = self.graph.create_node("call_module", name, self.argument(tuple(args)), self.argument(dict(kwargs)))
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
+        self.in_leaf = True  # its parametrizations are modules as well
         try:
             with torch._C.DisableTorchFunction():
                 out = call(module, *args, **kwargs)
         finally:
             self.recorder.node = outer
+            self.in_leaf = False
         self.learn(out, node)
         return out
 
@@ -320,6 +327,11 @@ class _TrainingRead:
 
 def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = "") -> tuple[TracedGraph, Tape, bool]:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode."""
+    with ALONE:
+        return _trace_graph(root, args, kwargs, mode, prefix)
+
+
+def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str) -> tuple[TracedGraph, Tape, bool]:
     root.train(mode == "train")
     recorder = Recorder(mode)
     recorder.adopt(root)
@@ -348,9 +360,9 @@ def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mod
         raise
     except Exception as error:
         where = recorder.failed or type(root).__name__
+        given = describe((args, kwargs))
         raise TraceError(
-            f"{type(error).__name__} in {where!r} in {mode} mode for inputs {describe((args, kwargs))}: {first_line(error)}; "
-            "check that model(*example_inputs) runs"
+            f"{type(error).__name__} in {where!r} in {mode} mode for inputs {given}: {first_line(error)}; {advice(error)}"
         ) from error
     finally:
         del nn.Module.training

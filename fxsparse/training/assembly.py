@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fxsparse.errors import Error
-from fxsparse.models import build
+from fxsparse.models import build_alone
+from fxsparse.models.specs import Spec
 from fxsparse.training.data import Data
 from fxsparse.training.distributed import rank, world_size
 from fxsparse.training.recipe import Recipe
@@ -37,14 +38,13 @@ def model_of(recipe: Recipe, data: Data) -> nn.Module:
     taken = next((name for name in options if name in RESERVED), None)
     if taken is not None:
         raise Error(f"model_options cannot hold {taken!r}, which the recipe or the data decides; leave it out")
-    shape = (1, *data.shape)
-    if "num_classes" not in options:
+    if "num_classes" not in {**Spec.parse(recipe.model).options, **options}:
         try:
-            return build(recipe.model, recipe.weights, shape=shape, seed=recipe.seed, num_classes=len(data.classes), **options).model
+            return build_alone(recipe.model, recipe.weights, seed=recipe.seed, num_classes=len(data.classes), **options)
         except Error as error:
             if not isinstance(error.__cause__, TypeError):
                 raise
-    return build(recipe.model, recipe.weights, shape=shape, seed=recipe.seed, **options).model
+    return build_alone(recipe.model, recipe.weights, seed=recipe.seed, **options)
 
 
 def optimizer_of(recipe: Recipe, model: nn.Module) -> Optimizer:

@@ -18,16 +18,28 @@ def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values. Whoever reads `path` finds the old file or the new one, whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(path.name + ".tmp")
-    with half.open("wb") as file:
-        torch.save(dict(content), file)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with half.open("wb") as file:
+            torch.save(dict(content), file)
+            file.flush()
+            os.fsync(file.fileno())
+    except (OSError, RuntimeError) as error:  # torch's writer says nothing of a full disk but that its count is wrong
+        half.unlink(missing_ok=True)
+        raise CheckpointError(f"{path} cannot be written: {_reason(error)}; make room, and resume") from error
     os.replace(half, path)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name itself must be on the disk
     finally:
         os.close(folder)
+
+
+def _reason(error: BaseException) -> str:
+    """What the system said, where torch hides it."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, OSError):
+        found = found.__cause__ or found.__context__
+    return (found.strerror if isinstance(found, OSError) else None) or str(error).splitlines()[0]
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -69,6 +69,8 @@ def load_data(
         raise Error(f"validation is the part of the training images that is held out, at least 0 and below 1, not {validation}")
     if validation:
         held = round(validation * len(order))
+        if not 0 < held < len(order):
+            raise Error(f"validation={validation} holds {held} of {len(order)} training images out; leave at least one on each side")
         held_out = Images(*data.train[order[:held].sort().values])
         data, order = replace(data, test=held_out, reported="validation"), order[held:]
     if subset is not None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxsparse.errors import Error
+from fxsparse.models.specs import OPTIONS
 from fxsparse.training.data import Images
 from fxsparse.training.distributed import rank, world_size
 from fxsparse.training.iee import ExploitExplore, ExploitExploreChannels
@@ -46,6 +47,37 @@ def evaluate(model: nn.Module, images: Images, convert: Callable[[Tensor], Tenso
         model.train(training)
     right, loss = summed(right, loss, device)
     return right / len(images), loss / len(images)
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Within, all modules are in evaluation mode."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+@torch.no_grad()
+def require_scores(model: nn.Module, example: Tensor, classes: int) -> None:
+    """An error, before any work is done, for a model that does not take such images, or has no score for some class."""
+    with evaluating(model), taking(tuple(example.shape[1:])):
+        given = as_logits(model(example)).shape[1]
+    if given < classes:
+        raise Error(f"the model has scores for {given} classes, and the data have {classes}; build it for so many, as in {OPTIONS}")
+
+
+@contextlib.contextmanager
+def taking(shape: tuple[int, ...]) -> Iterator[None]:
+    """Within, a model runs on images of this shape; whatever it raises is one sentence."""
+    try:
+        yield
+    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise Error(f"the model does not take the images of shape {shape}: {said}; give what it was made for") from error
 
 
 def summed(right: float, loss: float, device: torch.device) -> tuple[float, float]:

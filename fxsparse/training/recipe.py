@@ -31,6 +31,8 @@ BOUNDS: dict[str, tuple[float, float, bool]] = {  # lowest, highest, and whether
     "checkpoint_every": (0, math.inf, False),
     "sharing": (0, math.inf, False),
     "milestones": (0, 1, True),
+    "size": (1, math.inf, False),
+    "threads": (1, math.inf, False),
 }
 INCIDENTAL = ("data", "cache", "threads", "device", "checkpoint_every")  # may differ when a run is resumed
 
@@ -99,7 +101,7 @@ class Recipe:
                 raise Error(f"the recipe's {name} is {getattr(self, name)}; give at least 1")
         for name, (least, most, included) in BOUNDS.items():
             given = getattr(self, name)
-            for value in given if isinstance(given, list) else [0 if given is None else given]:
+            for value in given if isinstance(given, list) else [] if given is None else [given]:
                 if not (least <= value < most or (included and value == most)):
                     upper = "" if most == math.inf else f" and {'at most' if included else 'below'} {most:g}"
                     raise Error(f"the recipe's {name} is {given}; give at least {least:g}{upper}")

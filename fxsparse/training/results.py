@@ -9,8 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from safetensors.torch import save_file
-
+from fxsparse.models.weights import write_weights
 from fxsparse.saving import save
 from fxsparse.training.iee import plot
 from fxsparse.training.masked import MaskedOptimizer
@@ -68,8 +67,7 @@ def write_result(folder: Path, result: Result, outcome: Outcome, sparsifier: Mas
     """result.json, and weights.safetensors; a network that has changed more than its weights as a folder that `fxsparse.load` reads."""
     if outcome.network is not None:
         save(outcome.network, folder / NETWORK)
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in outcome.weights.items()}
-    save_file(tensors, str(folder / WEIGHTS))
+    write_weights(folder / WEIGHTS, outcome.weights)
     timeline = getattr(sparsifier, "timeline", None)
     if timeline is not None:
         write_json(folder / TIMELINE, timeline.to_dict())

@@ -27,7 +27,7 @@ from fxsparse.training.checkpoint import load_checkpoint, random_state, save_che
 from fxsparse.training.data import Batches, Data, load_data
 from fxsparse.training.distributed import rank, world_size
 from fxsparse.training.east.parts import Parts, as_unshared, parts_of
-from fxsparse.training.evaluate import as_logits, evaluate, resting, summed
+from fxsparse.training.evaluate import as_logits, evaluate, require_scores, resting, summed
 from fxsparse.training.masked import MaskedOptimizer
 from fxsparse.training.outcome import outcome_of
 from fxsparse.training.rates import Rate
@@ -74,13 +74,14 @@ class Trainer:
         self.rate = Rate(recipe.schedule, self.steps, round(recipe.warmup * len(self.batches)), tuple(recipe.milestones), recipe.gamma)
         model = model_of(recipe, self.data) if model is None else model
         self.model = model.to(self.device, memory_format=torch.channels_last) if recipe.channels_last else model.to(self.device)  # type: ignore[call-overload]
+        example = torch.zeros(1, *self.data.shape, device=self.device)
+        require_scores(self.model, example, len(self.data.classes))
         self.network: Network | None = None  # of the model, where what the recipe asks for needs one
         for callback in self.callbacks:
             callback.attach(self)
         self.sparsifier: MaskedOptimizer | None
         self.optimizer: Optimizer
         self.average: AveragedModel | None
-        example = torch.zeros(1, *self.data.shape, device=self.device)
         if recipe.method == CHANNELS:
             self._channels(example)
         else:
@@ -128,8 +129,7 @@ class Trainer:
         size = 0
         if file is not None and file.exists():
             kept = load_checkpoint(file)
-            restore(self, kept)
-            size = int(kept["metrics_size"])
+            size = restore(self, kept)
         reporter = Reporter(self.folder if main else None, self.steps, console=self.console if main else None, done=self.step)
         reporter.cut(size)
         chance = random_state()

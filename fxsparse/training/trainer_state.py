@@ -30,6 +30,7 @@ PARTS = (
     "clock",
     "metrics_size",
 )
+KINDS = {"recipe": dict, "step": int, "callbacks": list, "meter": dict, "sums": list, "lines": list, "clock": list, "metrics_size": int}
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
@@ -52,11 +53,15 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> None:
-    """Take a snapshot, in a run that has just been made. One of another recipe is refused before anything changes."""
+def restore(trainer: Trainer, state: dict[str, Any]) -> int:
+    """Take a snapshot, in a run that has just been made, and give back how long metrics.jsonl was. One of another recipe is refused before
+    anything changes."""
     missing = next((part for part in PARTS if part not in state), None)
     if missing is not None:
         raise CheckpointError(f"the checkpoint in {trainer.folder} is none of a training run, as it lacks {missing!r}")
+    for part, kind in KINDS.items():
+        if not isinstance(state[part], kind):
+            raise CheckpointError(f"the checkpoint in {trainer.folder} is damaged: {part!r} in it is a {type(state[part]).__name__}")
     odd = trainer.recipe.difference(state["recipe"])
     if odd is not None:
         raise CheckpointError(
@@ -70,15 +75,17 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> None:
         callback.load_state_dict(trainer, kept)
     try:
         _restore_weights(trainer, state)
-    except (RuntimeError, ValueError, KeyError) as error:
+        if trainer.scaler is not None:
+            trainer.scaler.load_state_dict(state["scaler"])
+        trainer.step, trainer.lines, trainer.meter = state["step"], list(state["lines"]), Meter(**state["meter"])
+        right, loss = state["sums"]
+        trainer.seconds, trainer.processor_seconds = state["clock"]
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:  # a damaged file can fail in any way
         raise CheckpointError(f"the checkpoint in {trainer.folder} does not fit the model: {str(error).splitlines()[0]}") from error
-    if trainer.scaler is not None:
-        trainer.scaler.load_state_dict(state["scaler"])
-    trainer.step, trainer.lines, trainer.meter = state["step"], list(state["lines"]), Meter(**state["meter"])
     if rank() == 0:  # the sums of all processes; the others begin with nothing
-        trainer.right.fill_(state["sums"][0])
-        trainer.loss.fill_(state["sums"][1])
-    trainer.seconds, trainer.processor_seconds = state["clock"]
+        trainer.right.fill_(right)
+        trainer.loss.fill_(loss)
+    return int(state["metrics_size"])
 
 
 def _restore_weights(trainer: Trainer, state: dict[str, Any]) -> None:

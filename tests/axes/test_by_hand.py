@@ -21,6 +21,9 @@ NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "mean and deviation": lambda x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, keepdim=True) + 1e-6),
     "var_mean": lambda x: (x - torch.var_mean(x, -1, keepdim=True)[1]) * (x.var(-1, keepdim=True) + 1e-6).rsqrt(),
     "centred twice": lambda x: (c := x - x.mean(-1, keepdim=True)) / ((c**2).mean(-1, keepdim=True) + 1e-6).sqrt(),
+    "gone before it is used": lambda x: x - x.mean(-1)[..., None],
+    "expanded": lambda x: (x - x.mean(-1, keepdim=True).expand_as(x)) / x.std(-1, keepdim=True).expand(x.shape),
+    "scaled first": lambda x: x * (s := x.var(-1, keepdim=True).rsqrt()) - x.mean(-1, keepdim=True) * s,
     "response": lambda x: x * (g := x.norm(dim=1, keepdim=True)) / (g.mean(-1, keepdim=True) + 1e-6),
 }
 NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -31,7 +34,7 @@ NO_NORMS: dict[str, Callable[[Tensor], Tensor]] = {
     "a numerator": lambda x: x.mean(-1, keepdim=True) / (x.abs() + 1),
     "joined": lambda x: x + F.pad(x.mean(-1, keepdim=True), (0, 7)),
     "one that comes back and one that does not": lambda x: (x - (m := x.mean(-1, keepdim=True))) * torch.sigmoid(m),
-    "gone before it is used": lambda x: x - x.mean(-1)[..., None],
+    "its own square": lambda x: x - (m := x.mean(-1, keepdim=True)) * m,
 }
 
 
@@ -132,6 +135,30 @@ class StandardisedByBatchNorm(nn.Conv2d):
         return F.conv2d(x, F.batch_norm(line, None, None, training=True, momentum=0.0).reshape_as(self.weight), self.bias, padding=1)
 
 
+class StandardisedStepByStep(nn.Conv2d):
+    """Weight standardisation, as its authors write it (Qiao et al., 2019)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.weight.mean(dim=1, keepdim=True).mean(dim=2, keepdim=True).mean(dim=3, keepdim=True)
+        weight = self.weight - mean
+        std = weight.view(weight.size(0), -1).std(dim=1).view(-1, 1, 1, 1) + 1e-5
+        return F.conv2d(x, weight / std.expand_as(weight), self.bias, padding=1)
+
+
+class OfUnitLength(nn.Conv2d):
+    """Each output's weights have length one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, F.normalize(self.weight, dim=(1, 2, 3)), self.bias, padding=1)  # type: ignore[arg-type]
+
+
+class Demodulated(nn.Conv2d):
+    """As StyleGAN 2 demodulates, without a style."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight * torch.rsqrt((self.weight**2).sum((1, 2, 3), keepdim=True) + 1e-8), self.bias, padding=1)
+
+
 def weight_norm(inputs: int, outputs: int, size: int) -> nn.Module:
     found: nn.Module = nn.utils.parametrizations.weight_norm(nn.Conv2d(inputs, outputs, size, padding=1))
     return found
@@ -146,6 +173,9 @@ def transposed(inputs: int, outputs: int, size: int) -> nn.Module:
 WEIGHTS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "by hand": Standardised,
     "by batch norm": StandardisedByBatchNorm,
+    "step by step": StandardisedStepByStep,
+    "of unit length": OfUnitLength,
+    "demodulated": Demodulated,
     "weight norm": weight_norm,
     "weight norm, transposed": transposed,
 }
@@ -176,3 +206,15 @@ def test_the_proof_knows_the_norm_of_a_weight_by_what_is_left_of_it() -> None:
     network.origin.structure.reading.book.statistics.clear()  # as if the rule had not said so
     with pytest.raises(fxsparse.VerificationError, match="differs from the reference"):
         fxsparse.verify(network, small)
+
+
+def test_a_sum_over_a_weight_that_is_no_norm_protects_it() -> None:
+    class Summed(nn.Conv2d):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.weight.sum((1, 2, 3))[:, None, None]
+
+    def conv(inputs: int, outputs: int, size: int) -> nn.Module:
+        return Summed(inputs, outputs, size, padding=1)
+
+    network = fxsparse.trace(Residual(conv), torch.randn(2, 3, 5, 5))
+    assert {g.reason for g in network.groups if g.name in ("stem", "one")} == {"sum reduces it"}

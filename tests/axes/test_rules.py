@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fxsparse
@@ -29,7 +30,7 @@ PRINTED = {
     "aten.native_layer_norm": "native_layer_norm: (…, c), (c), (c) -> (…, c), (…), (…)  statistics over c",
     "aten.pixel_shuffle": "pixel_shuffle: (…, c·r·s, h, w) -> (…, c, h·r, w·s)",
     "aten.slice": "slice: (a) -> (part of a)",
-    "aten.sum": "sum: (a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole",
+    "aten.sum": "sum: (a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole but for norms",
 }
 
 
@@ -182,6 +183,25 @@ def test_autograd_functions_are_seen_through() -> None:
     small(torch.randn(2, 4)).sum().backward()
 
 
+LOSSES: list[Callable[..., Tensor]] = [F.mse_loss, F.l1_loss, F.smooth_l1_loss, F.huber_loss]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.__name__)
+def test_a_loss_that_reduces_nothing_is_element_wise(loss: Callable[..., Tensor]) -> None:
+    class Distance(nn.Module):
+        def __init__(self, reduction: str) -> None:
+            super().__init__()
+            self.a, self.b, self.c, self.reduction = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3), reduction
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = loss(self.a(x), self.b(x), reduction=self.reduction)
+            return self.c(result) if result.dim() else result
+
+    network = fxsparse.trace(Distance("none"), torch.randn(2, 4))
+    assert fxsparse.verify(network, network.shrink({"a": [0, 3, 5]})).effect > 1e-3
+    assert not any(group.prunable for group in fxsparse.trace(Distance("mean"), torch.randn(2, 4)).groups)
+
+
 OVER_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "sum": lambda w: w.abs().sum(1, keepdim=True),
     "norm of rows": lambda w: w.norm(dim=1, keepdim=True),
@@ -191,7 +211,7 @@ OVER_WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("whole", OVER_WEIGHTS.values(), ids=OVER_WEIGHTS.keys())
 def test_a_sum_over_a_weight_keeps_what_it_consumes(whole: Callable[[Tensor], Tensor]) -> None:
-    """The wide network with the channel zeroed would still count the weights for it."""
+    """The wide network with the channel zeroed would still count the weights for it. Only a norm of the weight is that of what is left."""
 
     class Scaled(nn.Module):
         def __init__(self) -> None:
@@ -199,7 +219,7 @@ def test_a_sum_over_a_weight_keeps_what_it_consumes(whole: Callable[[Tensor], Te
             self.a, self.w = nn.Linear(4, 8), nn.Parameter(torch.rand(3, 8))
 
         def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.linear(self.a(x), self.w / whole(self.w))
+            return nn.functional.linear(self.a(x), self.w * whole(self.w))
 
     group = fxsparse.trace(Scaled().eval(), torch.randn(2, 4)).group("a")
     assert not group.prunable

@@ -47,6 +47,24 @@ def batches() -> list[tuple[Tensor, Tensor]]:
     return [(torch.randn(4, 2, 5, 5, generator=generator), torch.tensor([0, 1, 2, 0])) for _ in range(3)]
 
 
+def test_truth_values_count_as_numbers() -> None:
+    class Chosen(nn.Module):
+        chosen: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("chosen", torch.ones(4, 3).tril() > 0)
+            self.head = nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.head(F.linear(x, self.chosen.to(x.dtype)))
+            return result
+
+    network = fxsparse.trace(Chosen(), torch.randn(2, 3))
+    scores = Magnitude(normalise="none")(network, ["chosen"], Data())["chosen"]
+    assert np.allclose(scores, np.array([1, 2, 3, 3]) / 2.25)
+
+
 def test_magnitude_adds_up_all_that_makes_a_unit() -> None:
     net = network()
     module: Any = net.module

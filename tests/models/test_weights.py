@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fxsparse.errors import CheckpointError
 from fxsparse.models import load_weights, read_weights
+from fxsparse.models.weights import write_weights
 
 
 def network(width: int = 4) -> nn.Sequential:
@@ -79,7 +80,7 @@ def test_a_wrapping_model_keeps_its_names(trained: dict[str, Tensor], tmp_path: 
         (lambda s: s.update({"3.biass": s.pop("3.bias")}), r"it lacks 3\.bias and has 3\.biass, .* know; did you mean 3\.bias\?$"),
         (
             lambda s: s.update({"3.weight": torch.zeros(5, 4)}),
-            r"3\.weight is \(5, 4\) in the file, \(2, 4\) in the model; check the options",
+            r"3\.weight is \(5, 4\) in the file, \(2, 4\) in the model; give the model the options",
         ),
     ],
     ids=["missing", "unexpected", "misspelt", "shape"],
@@ -145,3 +146,19 @@ def test_what_holds_no_weights_says_what_it_holds(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="there is no file"):
         read_weights(tmp_path / "nothing.pt")
+
+
+def test_written_whole_or_not_at_all(trained: dict[str, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights(tmp_path / "weights.safetensors", {**trained, "tied": trained["3.bias"], "turned": trained["3.weight"].t()})
+    found = read_weights(tmp_path / "weights.safetensors")
+    assert torch.equal(found["tied"], trained["3.bias"]) and torch.equal(found["turned"], trained["3.weight"].t())
+
+    def full(tensors: dict[str, Tensor], path: Path) -> None:
+        path.write_bytes(b"begun")
+        raise safetensors.SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(CheckpointError, match=r"weights.safetensors cannot be written: I/O error: No space left"):
+        write_weights(tmp_path / "weights.safetensors", trained)
+    assert [file.name for file in tmp_path.iterdir()] == ["weights.safetensors"]
+    assert read_weights(tmp_path / "weights.safetensors").keys() == found.keys()

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fxsparse.errors import CheckpointError, Error
-from fxsparse.models import build, list_models, quantized_models
+from fxsparse.models import build, build_alone, list_models, quantized_models
 from fxsparse.models.specs import Spec
 
 needs_zoo = pytest.mark.skipif(
@@ -166,3 +167,21 @@ def test_lists() -> None:
 @needs_zoo
 def test_a_tag_of_weights_is_part_of_a_timm_name() -> None:
     assert str(Spec.parse("timm:resnet50.a1_in1k")) == "timm:resnet50.a1_in1k"
+
+
+def test_options_stand_behind_a_name() -> None:
+    assert Spec.parse("fxsparse:resnet20{num_classes = 7}").options == {"num_classes": 7}
+    assert build('fxsparse:resnet20{num_classes=7, shortcut="B"}').model.get_parameter("linear.weight").shape == (7, 64)
+    assert build_alone("fxsparse:resnet20{num_classes=7}", num_classes=5).get_parameter("linear.weight").shape == (5, 64)
+    for spec, message in (
+        ("fxsparse:resnet20{num_classes}", "are no table"),
+        ("fxsparse:resnet20{num_classes=7", "are no table"),
+        ("fxsparse:resnet20{weights='DEFAULT'}", "cannot hold 'weights', as nothing is downloaded"),
+        ("fxsparse:resnet20{num_classes=-1}", "could not be built with num_classes=-1"),
+    ):
+        with pytest.raises(Error, match=message):
+            build(spec)
+
+
+def test_alone_a_model_needs_no_inputs(here: str) -> None:
+    assert isinstance(build_alone(f"{here}:plain"), nn.Module)

@@ -250,6 +250,13 @@ def test_a_transformer_loses_hidden_units_and_keeps_what_norms_look_at() -> None
     assert result.notes == ("0: 1 units are constant and stay: a norm takes its statistics over it",)
 
 
+def test_a_grouped_kernel_that_is_computed_is_understood() -> None:
+    normed = nn.utils.parametrizations.weight_norm(nn.Conv2d(6, 4, 3, groups=2))
+    model = prepared(nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), normed, nn.Conv2d(4, 2, 1)), **{"0": [1, 4]})
+    network = traced(model, 2, 3, 9, 9)
+    assert_same(network, EliminateDeadChannels()(network).network, 3, 9, 9)
+
+
 class MeanSquare(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-3)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 import fxsparse
 from fxsparse.errors import CheckpointError
-from fxsparse.report import read_folder, read_sources
+from fxsparse.report import Run, read_folder, read_sources, write_run
 from tests.report.examples import Small, networks, saved
 
 
@@ -136,6 +136,12 @@ def test_folders_that_are_damaged(tmp_path: Path, file: str, content: str, messa
     with pytest.raises(CheckpointError) as caught:
         read_folder(folder)
     assert message in str(caught.value) and file in str(caught.value)
+
+
+def test_a_report_whose_timeline_is_none(tmp_path: Path) -> None:
+    write_run(Run("run", timeline={"a": "b"}), tmp_path / "report.json")
+    with pytest.raises(CheckpointError, match=r"report.json is no timeline of a run"):
+        read_folder(tmp_path)
 
 
 def test_an_empty_folder(tmp_path: Path) -> None:

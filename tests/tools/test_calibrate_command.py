@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from fxsparse.errors import Error
-from fxsparse.models import build
+from fxsparse.models import build, build_alone
 from fxsparse.tools.cli import app
 from fxsparse.training.augment import Normalise
 from fxsparse.training.data import load_data
@@ -92,7 +92,9 @@ def test_layer_wise_without_labels_leaves_weights_of_the_model_s_own_names(weigh
         (["--sparsity", "0.9", "--pattern", "2:4", "--option", 'exclude=["conv1"]'], "the pattern 2:4 keeps"),
         (["--method", "uni"], "there is no method 'uni'"),
         (["--option", "epoch=3"], "no option 'epoch'; did you mean 'epochs'"),
-        (["--allocation", "none.json"], "none.json cannot be used"),
+        (["--allocation", "none.json"], "none.json cannot be used: No such file or directory"),
+        (["--option", "sparsity=0.3"], "calibrate has no option 'sparsity'"),
+        (["--out", __file__], "is a file; give a folder"),
     ],
 )
 def test_what_cannot_work_is_said_before_any_work(weights: Path, args: list[str], message: str) -> None:
@@ -111,3 +113,16 @@ def test_a_model_without_its_weights_is_at_chance(tmp_path: Path) -> None:
     save_file(build("fxsparse:resnet20").model.state_dict(), path)
     done = run(path, "--images", "500")
     assert isinstance(done.exception, Error) and "which is chance for 10 classes; load its weights" in str(done.exception)
+
+
+def test_a_factory_need_not_say_what_its_model_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "calibrate_mine.py").write_text(
+        "from torch import nn\n\ndef tiger(width=8):\n"
+        "    return nn.Sequential(nn.Conv2d(3, width, 3), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten(), nn.Linear(36 * width, 10))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    model = build_alone("calibrate_mine:tiger{width=4}")
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    args = ["--weights", "weights.safetensors", "--data", "digits", "--method", "magnitude", "--no-labels", "--images", "100"]
+    done = CliRunner().invoke(app, ["calibrate", "calibrate_mine:tiger{width=4}", *args, "--json"])
+    assert said(done)["model"] == "calibrate_mine:tiger{width=4}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,8 @@ from typer.testing import CliRunner
 
 from fxsparse.errors import Error
 from fxsparse.tools import outputs
-from fxsparse.tools.cli import app
+from fxsparse.tools.cli import app, main
+from fxsparse.tools.console import plain
 from fxsparse.tools.outputs import whole, whole_file
 
 
@@ -67,3 +69,39 @@ def test_ctrl_c_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 130 and done.stderr == "fxsparse: stopped; nothing half-written is left\n" and done.stdout == ""
     assert not (tmp_path / "new").exists()
+
+
+def test_an_export_that_fails_makes_no_folder(tmp_path: Path) -> None:
+    out = tmp_path / "new" / "small.onnx"
+    done = CliRunner().invoke(app, ["export", "fxsparse:resnet20", "--precision", "fp8", "--out", str(out)])
+    assert "precision is one of fp32, fp16" in str(done.exception) and not out.parent.exists()
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    done = CliRunner().invoke(app, ["prune", "fxsparse:nothing", "--macs", "0.5", "--out", str(tmp_path / "file")])
+    assert "is a file; give a folder" in str(done.exception)
+
+
+def test_what_is_printed_stands_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    plain().print("zoo:tiger: a[0] and [red] of :boom:")
+    assert capsys.readouterr().out == "zoo:tiger: a[0] and [red] of :boom:\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "fxsparse: no space left on device\n"),
+        (OSError(errno.EACCES, "Permission denied", "there"), "fxsparse: there: permission denied\n"),
+    ],
+)
+def test_what_the_system_refuses_is_one_sentence(
+    error: OSError, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused() -> None:
+        raise error
+
+    monkeypatch.setattr("fxsparse.tools.cli.app", refused)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 1 and capsys.readouterr().err == words

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import fxsparse
 from fxsparse.tracing.numbers import TracedInt
 from fxsparse.tracing.tape import Tape
+from fxsparse.tracing.traced_module import TracedModule
 
 
 class Calls(nn.Module):
@@ -270,9 +272,91 @@ def test_a_loop_over_a_size_refuses_an_input_that_would_end_it_elsewhere() -> No
     assert isinstance(range(3), range) and list(range(2)) == [0, 1]
 
 
+PARTS: dict[str, Callable[[Tensor], Any]] = {
+    "itself": lambda h: h.transpose(0, 1),
+    "method": lambda h: h.unbind(1),
+    "function": lambda h: torch.unbind(h, dim=-2),
+    "by name": lambda h: torch.unbind(input=h, dim=1),
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_loop_over_a_tensor_refuses_a_longer_one(name: str) -> None:
+    class Through(Steps):
+        def forward(self, x: Tensor) -> Tensor:
+            total = torch.zeros(())
+            for each in PARTS[name](self.a(x)):
+                total = torch.tanh(total + each)
+            result: Tensor = self.b(total)
+            return result
+
+    network = fxsparse.trace(Through(), torch.randn(2, 5, 4))
+    small = network.shrink({"a": [0, 2, 3]})
+    assert small(torch.randn(3, 5, 4)).shape == (3, 3)
+    for each in (network, small):
+        with pytest.raises(fxsparse.TraceError, match="runs to 6 with this input, and ran to 5"):
+            each(torch.randn(2, 6, 4))
+
+
 def test_a_traced_module_compiles_as_one_graph() -> None:
     small = fxsparse.trace(Steps(), torch.randn(2, 5, 4)).shrink({"a": [0, 2, 3]})
     x = torch.randn(2, 5, 4)
     wanted = small(x)
     compiled = torch.compile(small.module, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), wanted)
+
+
+def test_what_was_traced_may_be_part_of_a_model_that_is_traced() -> None:
+    inner = fxsparse.trace(Steps(), torch.randn(2, 5, 4)).module
+    network = fxsparse.trace(nn.Sequential(inner, nn.Linear(3, 2)), torch.randn(2, 5, 4))
+    assert network(torch.randn(3, 5, 4)).shape == (3, 2)
+    with pytest.raises(fxsparse.TraceError, match="runs to 6 with this input, and ran to 5"):
+        network(torch.randn(2, 6, 4))
+
+
+def test_threads_trace_one_after_the_other() -> None:
+    call = nn.Module.__call__
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        networks = list(threads.map(lambda length: fxsparse.trace(Steps(), torch.randn(2, length, 4)), (3, 4, 5, 6) * 4))
+    assert [network.origin.inputs[0][0].shape[1] for network in networks] == [3, 4, 5, 6] * 4
+    assert range is type(range(3)) and nn.Module.__call__ is call and not hasattr(nn.Module, "training")
+
+
+def test_code_that_needs_values_is_told_so() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.GRU(4, 6, batch_first=True)
+
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True)
+            result: Tensor = nn.utils.rnn.pad_packed_sequence(self.rnn(packed)[0], batch_first=True)[0]
+            return result
+
+    with pytest.raises(fxsparse.TraceError, match=r"'lengths' argument .* on meta tensors, which have shapes and no values: take"):
+        fxsparse.trace(Padded(), (torch.randn(2, 5, 4), torch.tensor([5, 3])))
+
+
+def test_a_parametrization_is_a_part_of_its_layer() -> None:
+    norm = nn.utils.parametrizations.weight_norm
+    network = fxsparse.trace(nn.Sequential(norm(nn.Conv2d(3, 6, 3)), nn.ReLU(), norm(nn.Conv2d(6, 2, 3))), torch.randn(2, 3, 8, 8))
+    traced = network.module
+    assert isinstance(traced, TracedModule)
+    assert [node.target for node in traced.graphs["eval"].graph.nodes if node.op == "call_module"] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("names", [["weight_hh_l0"], ["weight_ih_l0", "weight_hh_l0"]])
+def test_a_recurrent_layer_whose_weight_is_parametrized(names: list[str]) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.head = nn.LSTM(4, 6, batch_first=True), nn.Linear(6, 3)
+            for name in names:
+                nn.utils.parametrizations.weight_norm(self.rnn, name)
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = self.head(self.rnn(x)[0])
+            return result
+
+    network = fxsparse.trace(Recurrent(), torch.randn(2, 5, 4))
+    assert fxsparse.verify(network, network.shrink({"rnn": [0, 2, 3]})).effect > 1e-3

@@ -123,7 +123,7 @@ def test_digits_validation_and_subsets() -> None:
     assert torch.equal(held.train.pixels, same.train.pixels) and torch.equal(held.test.pixels, same.test.pixels)
     with pytest.raises(Error, match="size=4 is for image folders, and the images of digits have one size already"):
         load_data("digits", size=4)
-    for wrong in ({"validation": 1.0}, {"subset": 0}, {"subset": 5000}):
+    for wrong in ({"validation": 1.0}, {"validation": 1e-4}, {"validation": 0.9999}, {"subset": 0}, {"subset": 5000}):
         with pytest.raises(Error):
             load_data("digits", **wrong)
 

@@ -58,6 +58,8 @@ def test_a_run_that_was_begun_before_an_entry_existed_goes_on() -> None:
         ({"ema": 1.5}, "ema is 1.5; give at least 0 and below 1"),
         ({"milestones": [0.5, 1.5]}, "milestones is .*; give at least 0 and at most 1"),
         ({"sharing": -1}, "sharing is -1; give at least 0"),
+        ({"size": -8}, "size is -8; give at least 1"),
+        ({"threads": 0}, "threads is 0; give at least 1"),
         ({"mean": [0.5], "std": [0.5, 0.5]}, "do not fit; give one of each for every channel"),
         ({"std": [0.2, 0.2, 0.0]}, "do not fit"),
         ({"epoch": 3}, "no entry 'epoch'"),

@@ -67,6 +67,23 @@ def test_without_json_it_speaks(data: Path) -> None:
     assert "test accuracy after the last epoch:" in done.output
 
 
+def test_options_that_are_no_table(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "recipe.toml").write_text(f'model = "fxsparse:resnet20"\ndata = "{data}"\noptions = 3\n')
+    done = CliRunner().invoke(app, ["train", str(tmp_path / "recipe.toml")])
+    assert isinstance(done.exception, Error) and "the recipe's options are 3, which is no table" in str(done.exception)
+
+
+def test_weights_of_so_many_classes_are_taken_by_other_commands(data: Path, tmp_path: Path) -> None:
+    trained = CliRunner().invoke(app, flags(data, "--method", "dense", "--epochs", "1", "--out", str(tmp_path / "run")))
+    assert trained.exit_code == 0, trained.output
+    classes = len(list((data / "train").iterdir()))
+    weights = ["--weights", str(tmp_path / "run" / "weights.safetensors")]
+    done = CliRunner().invoke(app, ["inspect", f"fxsparse:resnet20{{num_classes={classes}}}", *weights, "--json"])
+    assert done.exit_code == 0, done.exception
+    other = CliRunner().invoke(app, ["inspect", "fxsparse:resnet20", *weights])
+    assert "as in fxsparse:resnet20{num_classes=100}" in str(other.exception)
+
+
 def test_wrong_usage(data: Path) -> None:
     done = CliRunner().invoke(app, flags(data, "--option", "density"))
     assert done.exit_code == 2 and "is no NAME=VALUE" in done.output

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 import torch
@@ -19,10 +20,11 @@ import fxsparse
 from fxsparse.errors import CheckpointError, Error
 from fxsparse.sparsity.counting import profile
 from fxsparse.training.callbacks import Callback
-from fxsparse.training.checkpoint import load_checkpoint
+from fxsparse.training.checkpoint import load_checkpoint, save_checkpoint
 from fxsparse.training.data import Data, Images
 from fxsparse.training.recipe import Recipe
 from fxsparse.training.trainer import CHECKPOINT, Trainer
+from fxsparse.training.trainer_state import PARTS
 from tests.training.small import network, same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -254,6 +256,33 @@ def test_what_cannot_be_resumed(tmp_path: Path) -> None:
         run(recipe(epochs=1), tmp_path, resume=True)
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_damaged_parts_of_a_checkpoint_are_said(part: str, tmp_path: Path) -> None:
+    run(recipe(epochs=1), tmp_path)
+    whole = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    wrongs: tuple[object, ...] = (3, "text", [])
+    for wrong in wrongs:
+        if whole[part] is None or type(wrong) is type(whole[part]):
+            continue  # what the run has no use for
+        torch.save(whole | {part: wrong}, tmp_path / CHECKPOINT)
+        with pytest.raises(CheckpointError):
+            run(recipe(epochs=1), tmp_path, resume=True)
+
+
+def test_a_full_disk_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(content: object, file: IO[bytes]) -> None:
+        file.write(b"begun")
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        finally:
+            raise RuntimeError("unexpected pos 55296 vs 55192")  # so torch's writer ends then
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(CheckpointError, match=r"checkpoint.pt cannot be written: No space left on device; make room, and resume"):
+        save_checkpoint(tmp_path / CHECKPOINT, {"step": 3})
+    assert not list(tmp_path.iterdir())
+
+
 def test_bad_runs_are_one_error() -> None:
     with pytest.raises(Error, match="there is no method 'xyz'; choose dense"):
         Trainer(recipe(method="xyz"), model=Quarters(), data=DATA)
@@ -273,8 +302,12 @@ def test_bad_runs_are_one_error() -> None:
         Trainer(recipe(batch=128), model=Quarters(), data=DATA)
     with pytest.raises(Error, match="the device 'tpu' cannot be used"):
         Trainer(recipe(device="tpu"), model=Quarters(), data=DATA)
-    with pytest.raises(Error, match=r"the model returned \(16, 8, 6, 6\)"):
-        Trainer(recipe(), model=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), data=DATA).run()
+    with pytest.raises(Error, match=r"the model returned \(1, 8, 6, 6\)"):
+        Trainer(recipe(), model=nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), data=DATA)
+    with pytest.raises(Error, match=r"the model has scores for 2 classes, and the data have 4"):
+        Trainer(recipe(), model=nn.Sequential(nn.Flatten(), nn.Linear(108, 2)), data=DATA)
+    with pytest.raises(Error, match=r"the model does not take the images of shape \(3, 6, 6\): mat1 and mat2"):
+        Trainer(recipe(), model=nn.Sequential(nn.Flatten(), nn.Linear(9, 4)), data=DATA)
     with pytest.raises(Error, match=r"the loss is nan in epoch 1|not a number"):
         Trainer(recipe(lr=1e30), model=network(), data=DATA).run()
 

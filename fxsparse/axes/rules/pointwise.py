@@ -39,3 +39,11 @@ def elementwise(site: Site) -> None:
                 else [],
                 index,
             )
+
+
+@pointwise.rule(*aten("mse_loss smooth_l1_loss huber_loss"), text="(…), (…) -> (…)  where nothing is reduced")
+def loss(site: Site) -> None:
+    """The distance of two tensors, element by element."""
+    if site.arg("reduction") != 0:
+        raise NotImplementedError(f"{site.call.name.partition('.')[2]} reduces its axes")
+    elementwise(site)

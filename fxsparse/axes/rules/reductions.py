@@ -23,10 +23,12 @@ def _dims(site: Site, rank: int) -> set[int]:
 def _reduce(site: Site, summing: bool) -> None:
     name = "self" if site.has("self") else site.call.op._schema.arguments[0].name
     axes = site.axes(name)
-    # A channel that is gone is a zero in a sum over channels. In a sum over a weight it is not: consumers have a weight for it.
-    summing = summing and not site.is_weight(site.arg(name))
+    # A channel that is gone is a zero in a sum over channels. In a sum over a weight it is not: consumers have a weight for it, which only
+    # a norm leaves out.
+    weight = site.is_weight(site.arg(name))
     dims = _dims(site, len(axes))
-    norm = site.call.name in MOMENTS and is_norm(site.tape, site.call, dims)
+    norm = (site.call.name in MOMENTS or (summing and weight)) and is_norm(site.tape, site.call)
+    summing = summing and not weight
     if norm:
         site.book.varying.append((tuple(axes[i] for i in dims), correction_of(site)))
     for i in dims:
@@ -61,7 +63,7 @@ def reduce(site: Site) -> None:
     _reduce(site, summing=False)
 
 
-@reductions.rule("aten.sum", text="(a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole")
+@reductions.rule("aten.sum", text="(a, r) -> (a)  a removed coordinate is a missing summand; weights stay whole but for norms")
 def sum_(site: Site) -> None:
     """A sum is a contraction with ones."""
     _reduce(site, summing=True)

@@ -85,6 +85,7 @@ def _convolution(step: Step) -> Known:
     if channels is None or len(weight.shape) != rank:
         return unknown(rank)
     value, known, usable = channels
+    weight = full_on(weight, step.shape(step.arg("weight")), [0, 1])  # one that is computed is known by no more than its rank
     transposed = step.arg("transposed")
     lives = ~weight.zero.flatten(2).all(2)
     sums = weight.value.flatten(2).sum(2)

@@ -9,7 +9,8 @@ from torch.nn.modules.conv import _ConvTransposeNd
 from fxsparse.errors import Error
 from fxsparse.network import trace
 from fxsparse.passes.fold_batch_norm import plan
-from fxsparse.training.calibration.images import Calibration, evaluating, take
+from fxsparse.training.calibration.images import Calibration, take
+from fxsparse.training.evaluate import evaluating
 
 
 def pairs(model: nn.Module, data: Calibration) -> dict[str, str]:

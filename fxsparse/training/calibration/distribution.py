@@ -43,10 +43,11 @@ class Distribution:
         try:
             said = json.loads(Path(path).read_text(encoding="utf-8"))
             if said["format"] != FORMAT or not all(type(count) is int for count in said["counts"].values()):
-                raise ValueError("it is no distribution of fxsparse")
+                raise ValueError
             return cls(said["counts"], float("nan") if said["fitness"] is None else float(said["fitness"]))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{path} cannot be used: {error}; save one with `distribution.save()` or `calibrate --out`") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # what is no distribution fails in any way
+            why = error.strerror if isinstance(error, OSError) else "it is no distribution of fxsparse"
+            raise CheckpointError(f"{path} cannot be used: {why}; save one with `distribution.save()` or `calibrate --out`") from error
 
 
 def express(genome: Genome, sizes: Sequence[int], total: int, regrow: float, units: Sequence[int] | None = None) -> list[int]:

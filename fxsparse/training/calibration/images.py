@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from fxsparse.errors import Error
 from fxsparse.training.calibration.heads import Heads, Inputs, heads_of
 from fxsparse.training.calibration.settings import Settings
-from fxsparse.training.evaluate import as_logits
+from fxsparse.training.evaluate import as_logits, evaluating, taking
 
 LEAST = 32
 CHUNK = 256
@@ -65,14 +64,8 @@ def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calib
     whole = [each for each in inputs if isinstance(each, Tensor)]
     x: Inputs = torch.cat(whole) if len(whole) == len(inputs) else [image for each in inputs for image in each]
     _check_kind(x, settings)
-    with evaluating(model):
-        try:
-            heads = heads_of(model, moved(x[:2], _device(model)), settings.heads, settings.follow)
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:  # what the user's model raises
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise Error(
-                f"the model does not take the calibration images of shape {tuple(x[0].shape)}: {said}; give what it was trained with"
-            ) from error
+    with evaluating(model), taking(tuple(x[0].shape)):
+        heads = heads_of(model, moved(x[:2], _device(model)), settings.heads, settings.follow)
     if not heads.plain:
         _check_outputs(model, x, heads)
         return Calibration(x, heads)
@@ -82,6 +75,7 @@ def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calib
             _check_classes(y, as_logits(model(moved(x[:2], _device(model)))).shape[1])
     teacher = predictions(model, x)
     if y is None:
+        _check_answers(teacher)
         return Calibration(x, heads, teacher, teacher.argmax(1))
     _check_teacher(teacher, y.to(teacher.device))
     return Calibration(x, heads, teacher, y.to(teacher.device))
@@ -131,6 +125,15 @@ def _check_classes(labels: Tensor, classes: int) -> None:
         )
 
 
+def _check_answers(teacher: Tensor) -> None:
+    """Without labels, a teacher can be seen through only where it says the same of everything."""
+    if not bool(teacher.var(0, correction=0).max() > FLAT * teacher.square().mean()):
+        raise Error(
+            f"the dense model gives all {len(teacher)} calibration images the same scores, so nothing can be learnt from it; "
+            "load its weights, or normalise the images as in its training"
+        )
+
+
 def _check_teacher(teacher: Tensor, labels: Tensor) -> None:
     classes, accuracy = teacher.shape[1], float((teacher.argmax(1) == labels).float().mean())
     chance = 1 / classes
@@ -149,18 +152,6 @@ def _check_outputs(model: nn.Module, inputs: Inputs, heads: Heads) -> None:
     flat = next((name for name, tensor in seen.tensors.items() if not bool(tensor.var(correction=0) > FLAT * tensor.square().mean())), None)
     if flat is not None:
         raise Error(f"the dense model's output {flat!r} is the same everywhere, so nothing can be learnt from it; load the model's weights")
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Within, all modules are in evaluation mode."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def _device(model: nn.Module) -> torch.device:

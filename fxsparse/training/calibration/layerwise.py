@@ -13,8 +13,9 @@ from torch.utils._pytree import tree_leaves
 from fxsparse.errors import Error
 from fxsparse.sparsity.masks import apply
 from fxsparse.training.calibration.heads import Inputs
-from fxsparse.training.calibration.images import Calibration, chunks, evaluating
+from fxsparse.training.calibration.images import Calibration, chunks
 from fxsparse.training.calibration.settings import Settings
+from fxsparse.training.evaluate import evaluating
 
 CHUNK = 64  # images of one step
 MEMORY = 1 << 29  # bytes of inputs and outputs that are kept of one layer; images beyond that are left out

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fxsparse.errors import BudgetError, Error
 from fxsparse.models import build
@@ -159,7 +159,7 @@ X, Y = images()
         ([(X[:256], Y[:256])], 0.9, {"epoch": 3}, "no option 'epoch'"),
         ([(X[:256], Y[:256])], 0.9, {"objective": "hinton"}, "there is no objective"),
         ([(X[:256], Y[:256])], 0.9, {"precision": "fp8"}, "there is no precision"),
-        ([X[:256].repeat(1, 2, 1, 1)], 0.9, {}, "the model does not take the calibration images of shape"),
+        ([X[:256].repeat(1, 2, 1, 1)], 0.9, {}, "the model does not take the images of shape"),
         ([X[:256].flatten(1)], 0.9, {"method": "recommended"}, "no images that could be mirrored and moved; give augment=False"),
         ([torch.zeros(64, 9, dtype=torch.long)], 0.9, {"mix": 0.5}, "inputs of torch.int64 cannot be blended; give mix=0"),
     ],
@@ -173,3 +173,11 @@ def test_a_layer_without_weights_is_refused() -> None:
     model = trained("plain")
     with pytest.raises(BudgetError, match="would be left without weights"):
         calibrate(model, calibration(), 0.5, "magnitude", allocation={"conv0": 1e-4, "*": 0.9}, recalibrate=False)
+
+
+def test_without_labels_a_model_that_says_the_same_of_everything_is_refused() -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(12, 4))
+    calibrate(model, [torch.rand(40, 3, 2, 2)], 0.5, "magnitude")
+    nn.init.zeros_(model.get_parameter("1.weight"))
+    with pytest.raises(Error, match="gives all 40 calibration images the same scores, so nothing can be learnt from it"):
+        calibrate(model, [torch.rand(40, 3, 2, 2)], 0.5, "magnitude")
