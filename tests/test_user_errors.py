@@ -40,7 +40,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
         r"the criterion <lambda> cannot be called with what a criterion gets: \(network, names of groups, data\)",
     ),
     "a factory that fails": (lambda net: build("os:wait"), r"os:wait: the factory raised ChildProcessError: "),
-    "a factory with arguments": (lambda net: build("os.path:join"), r"the factory raised TypeError: .* called without arguments"),
+    "a factory with arguments": (lambda net: build("os.path:join"), r"the factory raised TypeError: .* options go behind its name"),
 }
 
 
