@@ -73,7 +73,10 @@ def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = Fa
         remembered = {k: t.contiguous() for k, t in network.journal.tensors.items()}
         files["journal.safetensors"] = lambda to: save_file(remembered, to)
     files["structure.json"] = lambda to: Path(to).write_text(text)
-    _write_all(path, files)
+    try:
+        _write_all(path, files)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} cannot be written: {error}; what was in it is as it was") from error
 
 
 def _write_all(path: Path, files: Mapping[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import resource
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,19 @@ def test_numbers_that_are_none_stay(tmp_path: Path) -> None:
     for back in (small.regrow(), fxsparse.load(tmp_path, cases.Residual()).regrow()):
         for key, tensor in back.module.state_dict().items():
             assert torch.equal(tensor.nan_to_num(9.0), model.state_dict()[key].nan_to_num(9.0))
+
+
+def test_a_save_that_finds_no_room_leaves_the_old_files(folder: Path) -> None:
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    network = fxsparse.trace(cases.Residual().eval(), torch.randn(2, 3, 8, 8))
+    room = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, room[1]))  # no file may be longer
+    try:
+        with pytest.raises(fxsparse.CheckpointError, match=r"cannot be written: .* what was in it is as it was"):
+            fxsparse.save(network, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, room)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_an_interrupted_save_leaves_the_old_files(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
