@@ -22,7 +22,7 @@ import signal
 import statistics
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -140,24 +140,30 @@ def _alarm(_signal: int, _frame: FrameType | None) -> None:
     raise TooLong
 
 
-def run(zoo: str, only: str | None, limit: int) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
+def attempt(limit: int, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What the work says, or `why` it ended without a result; on one thread, for so many seconds at most."""
     signal.signal(signal.SIGALRM, _alarm)
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
+    signal.alarm(limit)
+    try:
+        return work()
+    except TooLong:
+        return {"why": f"not done in {limit} s on one thread"}
+    except Exception as error:
+        return {"why": without_paths(f"{type(error).__name__}: {error}")[:600]}
+    finally:
+        signal.alarm(0)
+
+
+def run(zoo: str, only: str | None, limit: int) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for spec, options in models(zoo):
         path = RESULTS / f"{spec.replace(':', '_').replace('/', '_')}.json"
         if (only and only not in spec) or (path.exists() and not only):
             continue
-        signal.alarm(limit)
-        try:
-            result: dict[str, Any] = {"ok": True, **check(spec, options)}
-        except TooLong:
-            result = {"ok": False, "why": f"not done in {limit} s on one thread"}
-        except Exception as error:
-            result = {"ok": False, "why": without_paths(f"{type(error).__name__}: {error}")[:600]}
-        finally:
-            signal.alarm(0)
+        result = attempt(limit, lambda spec=spec, options=options: check(spec, options))  # type: ignore[misc]
+        result = {"ok": "why" not in result, **result}
         path.write_text(json.dumps({"model": spec, **result}, indent=1) + "\n")
         print("ok  " if result["ok"] else "FAIL", spec, result.get("why", ""), flush=True)
         gc.collect()
@@ -186,21 +192,10 @@ def analyse(spec: str) -> dict[str, Any]:
 def analyse_all(only: str | None, limit: int) -> None:
     """A line for each model in one file."""
     known = {json.loads(line)["model"] for line in ANALYSES.read_text().splitlines()} if ANALYSES.exists() else set()
-    signal.signal(signal.SIGALRM, _alarm)
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
     for spec in list_models("timm"):
         if spec in known or (only and only not in spec):
             continue
-        signal.alarm(limit)
-        try:
-            result: dict[str, Any] = analyse(spec)
-        except TooLong:
-            result = {"why": f"not done in {limit} s on one thread"}
-        except Exception as error:
-            result = {"why": without_paths(f"{type(error).__name__}: {error}")[:600]}
-        finally:
-            signal.alarm(0)
+        result = attempt(limit, lambda spec=spec: analyse(spec))  # type: ignore[misc]
         with ANALYSES.open("a") as file:
             file.write(json.dumps({"model": spec, **result}) + "\n")
         gc.collect()
