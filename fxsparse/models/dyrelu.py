@@ -2,8 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+
+class _Lines(torch.autograd.Function):
+    """The larger of two lines, or ReLU where beta is 0. The gradients that torch derives for `maximum` and `where` take three times as long
+    as all of this does."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, slope1: Tensor, offset1: Tensor, slope2: Tensor, offset2: Tensor, beta: Tensor) -> Tensor:
+        first, second = slope1 * x + offset1, slope2 * x + offset2
+        ctx.save_for_backward(x, slope1, slope2, first - second)
+        # Chosen, not computed: 0 * x + 0 is not ReLU for infinite x, nor for the sign of zero.
+        return torch.where(beta == 0, torch.relu(x), torch.maximum(first, second))
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x, slope1, slope2, ahead = ctx.saved_tensors
+        upper = torch.ops.aten.threshold_backward(gradient, ahead, 0)  # where the first line is ahead; with beta 0, where x > 0
+        lower = gradient - upper
+        over = [axis for axis in range(x.dim()) if slope1.shape[axis] == 1 != x.shape[axis]]
+        reach = upper * slope1 + lower * slope2
+        theirs = [each.sum(over, keepdim=True) if over else each for each in (upper * x, upper, lower * x, lower)]
+        return reach, *theirs, None
 
 
 class DyReLU(nn.Module):
@@ -36,6 +61,4 @@ class DyReLU(nn.Module):
         for _ in range(x.dim() - 2):
             theta = theta.unsqueeze(-1)
         slope1, slope2, offset1, offset2 = (self.beta * theta).unflatten(1, (4, -1)).unbind(1)
-        dynamic = torch.maximum((1 + slope1) * x + 0.5 * offset1, slope2 * x + 0.5 * offset2)
-        # Chosen, not computed: 0 * x + 0 is not ReLU for infinite x, nor for the sign of zero.
-        return torch.where(self.beta == 0, torch.relu(x), dynamic)
+        return _Lines.apply(x, 1 + slope1, 0.5 * offset1, slope2, 0.5 * offset2, self.beta)  # type: ignore[no-any-return, no-untyped-call]

@@ -58,6 +58,39 @@ def test_gradients_reach_input_and_parameters() -> None:
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in module.parameters())
 
 
+@pytest.mark.parametrize("beta", [1.0, 0.25, 0.0])
+@pytest.mark.parametrize("shape", [*SHAPES, (2, 8, 1, 1)])
+def test_gradients_are_those_that_torch_derives(shape: tuple[int, ...], beta: float) -> None:
+    module, x, weights = DyReLU(8).double(), torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
+    module.beta.fill_(beta)
+
+    def derived(x: torch.Tensor) -> torch.Tensor:
+        mean = x.flatten(2).mean(2) if x.dim() > 2 else x
+        theta = module.beta * (2 * module.fc2(module.fc1(mean).relu()).sigmoid() - 1)
+        a1, a2, o1, o2 = theta.reshape(-1, 4, 8, *[1] * (x.dim() - 2)).unbind(1)
+        dynamic = torch.maximum((1 + a1) * x + o1 / 2, a2 * x + o2 / 2)
+        return x.relu() if beta == 0 else dynamic
+
+    found = []
+    for function in (module, derived):
+        module.zero_grad()
+        leaf = x.clone().requires_grad_()
+        (function(leaf) * weights).sum().backward()
+        found.append([leaf.grad, *(p.grad if p.grad is not None else torch.zeros_like(p) for p in module.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_have_the_dtype_of_what_they_belong_to() -> None:
+    module, x = DyReLU(8), torch.randn(2, 8, 4, 4, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = module(x)
+    made.sum().backward()
+    assert made.dtype == torch.bfloat16
+    assert x.grad is not None and x.grad.dtype == torch.bfloat16
+    assert all(parameter.grad is not None and parameter.grad.dtype == torch.float32 for parameter in module.parameters())
+
+
 def test_beta_is_saved_and_not_trained() -> None:
     module = DyReLU(8)
     assert "beta" in module.state_dict()
