@@ -6,6 +6,9 @@ next step once.
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class Error(Exception):
     """The root: whoever catches this catches everything that fxsparse raises on purpose."""
@@ -41,3 +44,13 @@ class BudgetError(Error):
 
 class CheckpointError(Error):
     """A saved folder or checkpoint is damaged, truncated, hostile or belongs to something else."""
+
+
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """What was perhaps meant, to stand behind the name in an error's sentence, or nothing.
+
+    >>> nearest("stm", ["stem", "head"])
+    " (did you mean 'stem'?)"
+    """
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.4)
+    return f" (did you mean {' or '.join(repr(prefix + each) for each in close)}?)" if close else ""

@@ -22,7 +22,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "a number to regrow": (lambda net: net.shrink({"0": [0]}).regrow({"0": 4}), r"a list of their numbers"),
     "a mask": (lambda net: net.shrink({"0": torch.arange(16) < 8}), r"not as a mask; give mask\.nonzero\(\)\.flatten\(\)"),
     "a list of truth values": (lambda net: net.shrink({"0": [True] * 16}), r"not as a mask"),
-    "a tensor's name": (lambda net: net.shrink({"0.weight": [0]}), r"no group '0\.weight'; did you mean '0'"),
+    "a tensor's name": (lambda net: net.shrink({"0.weight": [0]}), r"no group '0\.weight'.*did you mean '0'"),
     "a used generator": (
         lambda net: Prune(macs=0.5, criterion="taylor", steps=2)(net, data=(batch(step) for step in range(2))),
         r"give a list or a DataLoader",

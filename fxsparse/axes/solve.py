@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -249,19 +250,23 @@ class _Solver:
         reasons = [reason for _, reason in self.freezes]
         indirect = np.array([reason in (WHOLE, PARTS) for reason in reasons] + [True])  # the last one is for those without a reason
         numbers: dict[tuple[int, int], int] = {}
-        for product in self.products if indirect[:-1].any() else ():
+        for classes, others in self.made_together() if indirect[:-1].any() else ():
+            blind = (why[classes] >= 0) & indirect[why[classes]] & ~indirect[why[others]]
+            for pair in np.unique(np.stack([why[classes[blind]], why[others[blind]]], axis=1), axis=0).tolist():
+                if tuple(pair) not in numbers:
+                    numbers[pair[0], pair[1]] = len(reasons)
+                    reasons.append(f"{reasons[pair[0]]}: {reasons[pair[1]]}")
+                    indirect = np.insert(indirect, -1, False)
+                chosen = blind & (why[classes] == pair[0]) & (why[others] == pair[1])
+                why[classes[chosen]] = numbers[pair[0], pair[1]]
+        return tuple(reasons)
+
+    def made_together(self) -> Iterator[tuple[Atoms, Atoms]]:
+        """The classes of each product beside those of each of its parts, and the other way round."""
+        for product in self.products:
             whole, *parts = (self.class_of[atoms] for atoms in (product.whole, *self.written_out(product)))
             for part in parts:
-                for classes, others in ((whole, part), (part, whole)):
-                    blind = (why[classes] >= 0) & indirect[why[classes]] & ~indirect[why[others]]
-                    for pair in np.unique(np.stack([why[classes[blind]], why[others[blind]]], axis=1), axis=0).tolist():
-                        if tuple(pair) not in numbers:
-                            numbers[pair[0], pair[1]] = len(reasons)
-                            reasons.append(f"{reasons[pair[0]]}: {reasons[pair[1]]}")
-                            indirect = np.insert(indirect, -1, False)
-                        chosen = blind & (why[classes] == pair[0]) & (why[others] == pair[1])
-                        why[classes[chosen]] = numbers[pair[0], pair[1]]
-        return tuple(reasons)
+                yield from ((whole, part), (part, whole))
 
 
 def _as_sets(rows: Atoms) -> Atoms:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -10,7 +9,7 @@ from torch import nn
 
 from fxsparse.axes.site import Site
 from fxsparse.axes.spec import apply_spec, parse
-from fxsparse.errors import RuleError
+from fxsparse.errors import RuleError, nearest
 from fxsparse.tracing.taught import TAUGHT, ModuleOperator, Resize
 
 Apply = Callable[[Site], None]
@@ -101,8 +100,7 @@ class Rules:
         operator = None if isinstance(name, str) else TAUGHT.pop(name, None)
         key = operator.key if operator is not None else str(name).replace("::", ".")
         if self._own.pop(key, None) is None:
-            near = difflib.get_close_matches(key, self._own, n=3)
-            raise RuleError(f"no rule was registered for {name!r}" + (f"; did you mean {', '.join(near)}?" if near else ""))
+            raise RuleError(f"no rule was registered for {name!r}{nearest(key, self._own)}")
 
     def all(self) -> Mapping[str, Rule]:
         return dict(sorted({**self._rules, **self._own}.items()))

@@ -12,9 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fxsparse.errors import PassError
+from fxsparse.errors import PassError, nearest
 from fxsparse.network import Network
-from fxsparse.surgery.plan import nearest
 
 Scores = npt.NDArray[np.float64]  # of the living units of one group, in their order
 

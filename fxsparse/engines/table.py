@@ -7,8 +7,7 @@ import importlib.util
 from typing import Any
 
 from fxsparse.engines.base import Engine
-from fxsparse.errors import LoweringError
-from fxsparse.surgery.plan import nearest
+from fxsparse.errors import LoweringError, nearest
 
 # name -> file, class, the package that it needs, how to get that
 ENGINES: dict[str, tuple[str, str, str, str]] = {

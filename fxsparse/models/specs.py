@@ -3,15 +3,14 @@ behind them, `fxsparse:resnet20{num_classes=4}`."""
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from fxsparse.errors import Error
+from fxsparse.errors import Error, nearest
 from fxsparse.models import cifar_resnet
 from fxsparse.models.torchvision_shim import import_timm, import_torchvision
 
@@ -48,8 +47,8 @@ class Spec:
         options = _options(text, brace + table) if brace else {}
         source, colon, name = plain.strip().partition(":")
         if not colon or not source or not name:
-            offer = f"; did you mean torchvision:{text}?" if text in BUILT_IN or text.isidentifier() else ""
-            raise Error(f"{text!r} does not name a model; write {FORMS}{offer}")
+            offer = f" (did you mean 'torchvision:{text}'?)" if text in BUILT_IN or text.isidentifier() else ""
+            raise Error(f"{text!r}{offer} does not name a model; write {FORMS}")
         if source == "torchvision" and name in quantized_models():
             raise Error(f"{text} cannot be taken: {quantized_models()[name]}")
         if source in SOURCES:
@@ -70,12 +69,6 @@ def _options(text: str, table: str) -> dict[str, Any]:
     if taken is not None:
         raise Error(f"{text!r} cannot hold {taken!r}, as nothing is downloaded; give the weights as a file")
     return found
-
-
-def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence that offers what was perhaps meant, or nothing."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return "; did you mean " + " or ".join(prefix + match for match in close) + "?" if close else ""
 
 
 def list_models(source: str) -> tuple[str, ...]:

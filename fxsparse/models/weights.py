@@ -11,8 +11,8 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from fxsparse.errors import CheckpointError
-from fxsparse.models.specs import OPTIONS, nearest
+from fxsparse.errors import CheckpointError, nearest
+from fxsparse.models.specs import OPTIONS
 
 _NESTS = ("state_dict", "model_state_dict", "model", "net", "weights")  # where training scripts keep the state dict in a checkpoint
 _SHOWN = 4  # names listed in an error

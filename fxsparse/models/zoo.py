@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsparse.errors import Error
+from fxsparse.errors import Error, nearest
 from fxsparse.models.examples import Size, example_inputs
-from fxsparse.models.specs import BUILT_IN, OPTIONS, Spec, nearest
+from fxsparse.models.specs import BUILT_IN, OPTIONS, Spec
 from fxsparse.models.torchvision_shim import import_timm, import_torchvision
 from fxsparse.models.weights import load_weights
 

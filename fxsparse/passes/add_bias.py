@@ -8,11 +8,10 @@ from typing import ClassVar
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from fxsparse.errors import PassError
+from fxsparse.errors import PassError, nearest
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.layer_calls import give_bias, layers_of, uncalled, zeros_for
-from fxsparse.surgery.plan import nearest
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,8 @@ import numpy as np
 
 from fxsparse.channels.coordinates import Coordinates
 from fxsparse.channels.groups import Group
-from fxsparse.errors import PassError
+from fxsparse.errors import PassError, nearest
 from fxsparse.network import Network
-from fxsparse.surgery.plan import nearest
 
 
 def matches(group: Group, pattern: str) -> bool:

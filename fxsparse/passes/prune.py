@@ -13,12 +13,11 @@ from fxsparse.budgets.meter import MEASURES, Meter, Widths
 from fxsparse.budgets.search import Limits, Scope, Search, widths_for
 from fxsparse.channels.groups import Group
 from fxsparse.criteria.base import Data, Scores, as_criterion, scored
-from fxsparse.errors import BudgetError, PassError, VerificationError
+from fxsparse.errors import BudgetError, PassError, VerificationError, nearest
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import aligned_steps, chosen
 from fxsparse.passes.prune_latency import prune_to_latency
-from fxsparse.surgery.plan import nearest
 
 ENGINE_ALIGN = {"onnxruntime": 8, "tensorrt": 8, "inductor": 8}  # channels that fill a vector register or a tensor core's tile
 NEAR = 0.99  # what counts as reached

@@ -7,10 +7,9 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
-from fxsparse.errors import PassError
+from fxsparse.errors import PassError, nearest
 from fxsparse.passes.base import Pass
 from fxsparse.passes.text import Said
-from fxsparse.surgery.plan import nearest
 
 # name -> file and class in fxsparse/passes; imported when asked for
 OURS: dict[str, tuple[str, str]] = {

@@ -11,12 +11,11 @@ import numpy as np
 from fxsparse.budgets.amounts import Amount
 from fxsparse.budgets.meter import MEASURES, Meter
 from fxsparse.criteria.base import Data, Scores, as_criterion, scored
-from fxsparse.errors import PassError
+from fxsparse.errors import PassError, nearest
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
 from fxsparse.passes.choosing import matches
 from fxsparse.passes.prune import changes
-from fxsparse.surgery.plan import nearest
 from fxsparse.surgery.silence import may_be_silent
 
 

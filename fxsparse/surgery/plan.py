@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from fxsparse.axes.factors import Atoms
 from fxsparse.axes.predict import Prediction
 from fxsparse.channels.groups import Structure
-from fxsparse.errors import PlanError
+from fxsparse.errors import PlanError, nearest
 
 Units = Mapping[str, Sequence[int]]
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """`; did you mean a, b?` or nothing."""
-    close = difflib.get_close_matches(name, list(names), n=3, cutoff=0.4)
-    return f"; did you mean {', '.join(map(repr, close))}?" if close else ""
 
 
 def checked(structure: Structure, plan: Units, living: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:

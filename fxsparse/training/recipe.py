@@ -12,8 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from fxsparse.errors import Error
-from fxsparse.models.specs import nearest
+from fxsparse.errors import Error, nearest
 from fxsparse.training.augment import IMAGENET_MEAN, IMAGENET_STD
 
 CHOICES = {"optimizer": ("sgd", "adamw"), "precision": ("fp32", "bf16", "fp16")}

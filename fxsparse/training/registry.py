@@ -10,8 +10,7 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from fxsparse.errors import Error
-from fxsparse.models.specs import nearest
+from fxsparse.errors import Error, nearest
 from fxsparse.network import Network
 from fxsparse.sparsity.allocation import checked_density
 from fxsparse.training.east.extreme import Extreme, cycled

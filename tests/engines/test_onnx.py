@@ -158,7 +158,7 @@ def test_sessions_say_what_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"no onnx")
     with pytest.raises(LoweringError, match=r"bad\.onnx cannot be loaded by ONNX Runtime"):
         runtime.open(tmp_path / "bad.onnx")
-    with pytest.raises(LoweringError, match="there is no engine 'onxruntime'; did you mean 'onnxruntime'"):
+    with pytest.raises(LoweringError, match=r"there is no engine 'onxruntime' \(did you mean 'onnxruntime'"):
         engine("onxruntime")
     with pytest.raises(LoweringError, match="unexpected keyword argument 'thread'"):
         engine("onnxruntime", thread=1)

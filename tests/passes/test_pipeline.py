@@ -148,8 +148,8 @@ def test_a_pass_that_does_not_keep_its_word_is_caught(how: str, said: str) -> No
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("drop-frist", "there is no pass 'drop-frist'; did you mean 'drop-first'"),
-        ("drop-first{cuont=1}", "drop-first has no option 'cuont'; did you mean 'count'"),
+        ("drop-frist", "there is no pass 'drop-frist' (did you mean 'drop-first'"),
+        ("drop-first{cuont=1}", "drop-first has no option 'cuont' (did you mean 'count'"),
         ("swish{x=1}", "swish has no option 'x'; it has none"),
         ("misnamed", "is no Pass with the name 'misnamed'"),
         ("drop-first{count=one}", "count is a whole number, not 'one'"),

@@ -49,7 +49,7 @@ def test_a_pipeline_then_export_then_bench(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["prune", MODEL, "--macs", "0.001", "--out", "o"], "macs cannot go below"),
-        (["prune", MODEL, "--passes", "prun", "--out", "o"], "there is no pass 'prun'; did you mean 'prune'"),
+        (["prune", MODEL, "--passes", "prun", "--out", "o"], "there is no pass 'prun' (did you mean 'prune'"),
         (["prune", MODEL, "--macs", "0.5", "--align", "even", "--out", "o"], "align is a whole number or auto, not 'even'"),
         (["bench", "none.onnx"], "none.onnx is not there"),
         (["bench", MODEL, "--engine", "tensort"], "there is no engine 'tensort'"),

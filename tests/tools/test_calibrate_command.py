@@ -91,7 +91,7 @@ def test_layer_wise_without_labels_leaves_weights_of_the_model_s_own_names(weigh
         (["--sparsity", "0.99999"], "layers, which need"),
         (["--sparsity", "0.9", "--pattern", "2:4", "--option", 'exclude=["conv1"]'], "the pattern 2:4 keeps"),
         (["--method", "uni"], "there is no method 'uni'"),
-        (["--option", "epoch=3"], "no option 'epoch'; did you mean 'epochs'"),
+        (["--option", "epoch=3"], "no option 'epoch' (did you mean 'epochs'"),
         (["--allocation", "none.json"], "none.json cannot be used: No such file or directory"),
         (["--option", "sparsity=0.3"], "calibrate has no option 'sparsity'"),
         (["--out", __file__], "is a file; give a folder"),

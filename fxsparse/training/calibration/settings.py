@@ -8,8 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from fxsparse.errors import Error
-from fxsparse.surgery.plan import nearest
+from fxsparse.errors import Error, nearest
 
 
 @dataclass(frozen=True)

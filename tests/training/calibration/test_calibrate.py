@@ -185,8 +185,8 @@ def test_a_distribution_is_saved_and_applied_again(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"method": "unitps"}, "there is no method 'unitps'; did you mean 'unipts'"),
-        ({"epoch": 3}, "calibrate has no option 'epoch'; did you mean 'epochs'"),
+        ({"method": "unitps"}, "there is no method 'unitps' (did you mean 'unipts'"),
+        ({"epoch": 3}, "calibrate has no option 'epoch' (did you mean 'epochs'"),
         ({"sparsity": 1.0}, "at least 0 and below 1"),
         ({"sparsity": 0.9999}, "weights for 3 layers, which need 3; ask for less"),
         ({"loader": batches()[:0]}, "0 calibration images are too few"),
