@@ -121,7 +121,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
 
 
 def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> Network:
-    """The dense network; a model of another dtype may not run on the saved example inputs."""
+    """The dense network; another model, or one of another dtype, may not run on the saved example inputs."""
     try:
         return trace(model, args, kwargs)
     except TraceError as error:
@@ -132,7 +132,9 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pat
                     f"{path} was saved in {saved[key].dtype}, and this {type(model).__name__} is {own[key].dtype} (see {key!r}); "
                     f"load into model.to({saved[key].dtype})"
                 ) from error
-        raise
+        raise CheckpointError(
+            f"this {type(model).__name__} does not run on the example inputs of {path}, which may be of another model: {error}"
+        ) from error
 
 
 def _edited(network: Network, edits: list[str], path: Path) -> Network:

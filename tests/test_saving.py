@@ -42,6 +42,8 @@ def test_another_model_is_refused(folder: Path) -> None:
 
     with pytest.raises(fxsparse.CheckpointError, match="another model"):
         fxsparse.load(folder, Other())
+    with pytest.raises(fxsparse.CheckpointError, match=r"Linear does not run on the example inputs of .*, which may be of another model"):
+        fxsparse.load(folder, nn.Linear(7, 3))
 
 
 def test_missing_files_are_named(folder: Path) -> None:
