@@ -41,7 +41,7 @@ RESULTS, DOCUMENT = ROOT / "benchmarks" / "results" / "iee" / "channels", ROOT /
 SCHEMES: dict[str, dict[str, Any]] = {
     "dense": {},
     "one-shot": {"cycles": 0, "growth": 0.0, "explore": 0, "estimate": 50},
-    "iterative": {"cycles": 20, "ramp": 0.4, "stop": 0.45, "growth": 0.0, "explore": 0, "estimate": 30},
+    "iterative": {"cycles": 20, "ramp": 0.4, "stop": 0.45, "growth": 0.0, "explore": 0, "estimate": 30, "foresight": False},
     "iee": {"cycles": 2, "stop": 0.25, "growth": 0.2, "explore": 10, "estimate": 50, "grace": True},
 }
 EARLY = {"cycles": 8, "ramp": 0.02, "stop": 0.6, "estimate": 20}  # from scratch there is nothing to lose by being small at once

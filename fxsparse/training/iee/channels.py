@@ -183,11 +183,23 @@ class ExploitExploreChannels(MaskedOptimizer):
         self._renew("prune", keep)
 
     def _kept(self, worth: Mapping[str, Tensor], limit: float) -> Living:
+        if self.settings.foresight:
+            worth = self._foreseen(worth, limit)
         if self.settings.grace:
             safe = {name: scores.masked_fill(self.memory.recent[name], torch.inf) for name, scores in worth.items()}
             with contextlib.suppress(BudgetError):  # the budget has fallen below what has just grown
                 return self._best(safe, limit)
         return self._best(worth, limit)
+
+    def _foreseen(self, worth: Mapping[str, Tensor], limit: float) -> Mapping[str, Tensor]:
+        """What the budget at the end would keep is safe. Else a budget that comes down in many steps takes the cheap units of late layers
+        first, and must take in the end those that cost most in any case, which alone would have done."""
+        end = self.part * self.whole
+        if limit > end:
+            with contextlib.suppress(BudgetError):
+                kept = {name: torch.tensor(units, dtype=torch.long) for name, units in self._best(worth, end).items()}
+                return {name: scores.index_fill(0, kept[name].to(scores.device), torch.inf) for name, scores in worth.items()}
+        return worth
 
     def grow_back(self) -> None:
         """Bring the best of the resting units back beside all that live."""

@@ -38,6 +38,7 @@ class Choices(TypedDict, total=False):
     statistics: Literal["restore", "eval"]
     ranking: Literal["inside", "joint"]
     grace: bool
+    foresight: bool
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class Settings:
     statistics: Literal["restore", "eval"] = "restore"  # explore with the batch's statistics and put the running ones back, or use those
     ranking: Literal["inside", "joint"] = "inside"  # grow the best of the resting weights, or rank them together with the living ones
     grace: bool = False  # whether what has just grown is safe from the next prune
+    foresight: bool = True  # channels, while the budget comes down: whether what the budget at the end would keep is safe until then
 
     def __post_init__(self) -> None:
         for name, known in CHOICES.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from itertools import chain, combinations
 from pathlib import Path
@@ -24,6 +25,7 @@ from fxsparse.training.iee.channels import ExploitExploreChannels
 from fxsparse.training.iee.spending import Counted, best_within
 from fxsparse.training.iee.units import UnitCriterion, bn_taylor, magnitude, squared_taylor, taylor
 from tests.training.iee.small import bits, same
+from tests.training.iee.small import network as plain
 
 STEPS = 30
 OPTIONS: dict[str, Any] = {"steps": STEPS, "macs": 0.5, "cycles": 2, "estimate": 2, "explore": 3, "growth": 0.4}
@@ -392,3 +394,25 @@ def test_excluded_groups_and_minimal_widths() -> None:
     assert widths["conv1"] == 6
     assert min(widths.values()) >= 3
     assert "conv1" not in sparsifier.timeline.events[-1].changes
+
+
+@pytest.mark.parametrize(("foresight", "left"), [(True, (4, 8)), (False, (4, 4))])
+def test_what_the_end_keeps_is_safe_while_the_budget_comes_down(foresight: bool, left: tuple[int, int]) -> None:
+    """The first layer is worth more for what it costs, but costs in steps of 40: in the end half of it must go, which alone would do."""
+
+    def cost(network: Network, living: Mapping[str, tuple[int, ...]]) -> float:
+        return 40 * math.ceil(len(living["0"]) / 4) + len(living["3"])
+
+    def worth(network: Network) -> dict[str, Tensor]:
+        return {name: torch.linspace(2, 1, len(network.living[name])) for name in ("0", "3")}
+
+    network, data = fxsparse.trace(plain(), torch.randn(2, 3, 6, 6)), torch.randn(4, 3, 6, 6)
+    optimizer = torch.optim.SGD(network.module.parameters(), lr=0.01)
+    plan: dict[str, Any] = {"steps": 24, "cycles": 10, "estimate": 1, "explore": 0, "growth": 0.0, "ramp": 0.7, "stop": 0.9}
+    sparsifier = ExploitExploreChannels(network, optimizer, spending=cost, part=48 / 88, criterion=worth, foresight=foresight, **plan)
+    for _ in range(24):
+        sparsifier.model(data).square().mean().backward()
+        sparsifier.step()
+        optimizer.zero_grad()
+    assert (len(sparsifier.network.living["0"]), len(sparsifier.network.living["3"])) == left
+    assert sparsifier.spending(sparsifier.network, sparsifier.network.living) <= 48
