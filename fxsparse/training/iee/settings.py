@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypedDict
 
 from fxsparse.errors import Error
-from fxsparse.sparsity.scores import Score
 
 Value = Literal["last", "zero", "random"]
 CHOICES = {
@@ -22,7 +21,7 @@ SHARES = ("growth", "stop", "ramp")
 class Choices(TypedDict, total=False):
     """What `Settings` holds, as keywords, but for `grow`, which every method takes."""
 
-    criterion: str | Score
+    criterion: str | Callable[..., Any]  # a score of a weight; for channels, of a network
     cycles: int | None
     most: int
     stop: float
@@ -45,8 +44,8 @@ class Choices(TypedDict, total=False):
 class Settings:
     """One run's choices. The defaults are those that are stated for the method where its paper says nothing."""
 
-    criterion: str | Score = "magnitude"  # decides what goes and what comes back
-    grow: str | Score | None = None  # another criterion for what comes back; None: the same one
+    criterion: str | Callable[..., Any] = "magnitude"  # decides what goes and what comes back
+    grow: str | Callable[..., Any] | None = None  # another criterion for what comes back; None: the same one
     cycles: int | None = None  # None: as many as leave half of each to exploitation, up to `most`
     most: int = 10
     stop: float = 0.75  # the part of the run in which there is exchange
