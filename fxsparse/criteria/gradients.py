@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map_only
 
 from fxsparse.criteria.base import Data, Scores
 from fxsparse.criteria.batches import cross_entropy, outputs_of, split
-from fxsparse.criteria.units import Units, normaliser
+from fxsparse.criteria.units import Units, normaliser, numbers
 from fxsparse.errors import PassError
 from fxsparse.network import Network
 
@@ -86,7 +86,7 @@ def _averaged(network: Network, data: Data, units: Units, places: Mapping[str, A
 
 
 def _weight_times(units: Units, found: Mapping[str, Tensor]) -> Callable[[str], Tensor]:
-    return lambda key: units.tensors[key] * found[key] if key in found else torch.zeros_like(units.tensors[key])
+    return lambda key: units.tensors[key] * numbers(found[key]) if key in found else torch.zeros_like(units.tensors[key])
 
 
 def _scaled(scores: Mapping[str, Scores], places: Mapping[str, Any], normalise: str) -> dict[str, Scores]:

@@ -14,15 +14,20 @@ from fxsparse.errors import PassError
 from fxsparse.network import Network
 
 
+def numbers(tensor: Tensor) -> Tensor:
+    """A tensor as plain numbers: truth values, which have no size, count as 0 and 1; a complex one has two, along one more axis."""
+    if tensor.is_complex():
+        return torch.view_as_real(tensor.resolve_conj())
+    return tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor
+
+
 class Units:
     """The living units of a network, and where they have their coordinates."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
         self.coordinates = Coordinates(network.origin.structure)
-        found = {key: tensor.detach() for key, tensor in network.tensors().items()}
-        # Truth values have no size, so torch does not take their absolute value: they count as 0 and 1.
-        self.tensors = {key: tensor.to(torch.uint8) if tensor.dtype is torch.bool else tensor for key, tensor in found.items()}
+        self.tensors = {key: numbers(tensor.detach()) for key, tensor in network.tensors().items()}
 
     def places(self, group: str) -> list[tuple[Place, Tensor]]:
         """Each place with the position, among the living units, of each index that its tensor has now; -1 for none."""

@@ -122,7 +122,7 @@ def tainted_state(state: Mapping[str, Tensor], taint: Taint, *, spend: bool = Fa
         if id(tensor) not in made:
             made[id(tensor)] = tensor if spend else tensor.clone()
         value = made[id(tensor)]
-        if value.is_floating_point():
+        if value.is_floating_point() or value.is_complex():
             for axis, coordinates in taint.get(key, {}).items():
                 value.index_fill_(axis, torch.as_tensor(list(coordinates), dtype=torch.int64), torch.nan)
     return {key: made[id(tensor)] for key, tensor in state.items()}

@@ -80,9 +80,19 @@ def _embedding_bag(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return out
 
 
+def _distances(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What is missing in all rows is no part of their distances."""
+    first, second, *rest = args
+    gone = first.isnan().flatten(0, -2).any(0) | second.isnan().flatten(0, -2).any(0)
+    made: Tensor = func(first[..., ~gone], second[..., ~gone], *rest, **kwargs)
+    return made.fill_(math.nan) if bool(gone.all()) else made
+
+
 CONTRACTIONS: Mapping[str, Handler] = {
+    "aten::_cdist_forward": _distances,
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
+    "aten::_euclidean_dist": _distances,
     "aten::_trilinear": _plain(aten._trilinear, operands=3),
     "aten::addbmm": _added(lambda a, b: aten.bmm(a, b).sum(0)),
     "aten::addbmm_": _added(lambda a, b: aten.bmm(a, b).sum(0)),

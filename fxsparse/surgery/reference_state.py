@@ -35,6 +35,8 @@ def randomised_state(module: nn.Module, seed: int, gain: float = GAIN) -> dict[s
 
 
 def _random_parameter(gain: float, key: str, parameter: Tensor, generator: torch.Generator) -> Tensor:
+    if parameter.is_complex():
+        return torch.complex(*(_random_parameter(gain, key, part, generator) for part in (parameter.real, parameter.imag)))
     if not parameter.is_floating_point():
         return _own(parameter)
     name = key.rpartition(".")[2]

@@ -99,7 +99,7 @@ def _nudged(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 
     def nudge(value: Tensor) -> Tensor:
         noise = torch.rand(value.shape, generator=generator, dtype=torch.float64)
-        return value * (1 + 1e-13 * noise) if value.is_floating_point() else value
+        return value * (1 + 1e-13 * noise) if value.is_floating_point() or value.is_complex() else value
 
     made = {id(value): nudge(value) for value in state.values()}
     return {key: made[id(value)] for key, value in state.items()}
@@ -241,7 +241,7 @@ def _run(module: nn.Module, state: dict[str, Tensor], args: Any, kwargs: Any, pr
 
 def _living_part(tensor: Tensor) -> Tensor:
     """A tainted intermediate tensor without the slices that are not there."""
-    if not tensor.is_floating_point():
+    if not tensor.is_floating_point() and not tensor.is_complex():
         return tensor
     dead = tensor.isnan()
     if not bool(dead.any()):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from fxsparse.axes.factors import size
+import math
+
+from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, SizeOf
 from fxsparse.axes.spec import apply_spec, macs, unify_aligned
 from fxsparse.axes.table import Family, aten
@@ -82,6 +84,31 @@ def trilinear(site: Site) -> None:
 
     bound = apply_spec(site, f"{', '.join(map(tensor, without))} -> {tensor(summed)}", operands)
     macs(site, *bound.values())
+
+
+@contractions.rule(
+    "aten._cdist_forward", "aten._euclidean_dist", text="(…, n!, k), (…, m!, k) -> (…, n, m)  what lacks in both is no distance"
+)
+def distances(site: Site) -> None:
+    """Distances of rows. No product: where one operand has a zero, what the other has there counts, so a weight must lack it as well."""
+    lead: list[Axis] = []
+    rows, inner = [], []
+    for ref in site.tensors:
+        *more, row, k = site.axes(ref)
+        lead = unify_aligned(site, lead, more)
+        site.freeze(row, "measures from it")
+        if site.is_weight(ref):
+            site.role(k, "produces")
+        rows.append(row)
+        inner.append(k)
+    site.algebra.unify(*inner)
+    site.touch(*lead, *inner)
+    power = site.arg("p") if site.has("p") else 2.0
+    if 0 < power < math.inf:
+        site.meeting(inner[0])
+    else:
+        site.freeze(inner[0], "counts it, or takes its greatest")
+    site.give([*lead, *rows])
 
 
 LETTERS = ("x", "y", "z")

@@ -102,6 +102,21 @@ def along(site: Site) -> None:
             site.give([], index)
 
 
+@reductions.rule(*aten("_fft_r2c _fft_c2c _fft_c2r"), text="(a, f!) -> (a, f)")
+def transform(site: Site) -> None:
+    """A Fourier transform mixes what it works along; the others pass."""
+    axes = site.axes("self")
+    result = list(axes)
+    for d in site.arg("dim"):
+        at = dim_of(d, len(axes))
+        site.freeze(axes[at], "transforms it")
+        extent = site.result_shape()[at]
+        if extent != size(axes[at]):
+            result[at] = site.free_like(extent, axes[at], "is a frequency, or a position")
+    site.touch(*axes)
+    site.give(result)
+
+
 @reductions.rule("aten.flip", "aten.roll", text="(a, r!) -> (a, r)")
 def rearrange(site: Site) -> None:
     """The axes it rearranges stay whole."""

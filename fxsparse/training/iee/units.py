@@ -25,7 +25,7 @@ def magnitude(network: Network) -> dict[str, Tensor]:
     """The squared length of the slices that produce a unit, as a part of what is left of its group when all lesser units have gone, so that
     groups compare and none is emptied."""
     producers = {g.name: sum(m.role == "produces" for m in g.members) for g in network.groups}
-    totals = _summed(network, _producing, lambda t: t.detach().square())
+    totals = _summed(network, _producing, lambda t: t.detach().abs().square())
     return {name: torch.from_numpy(relative(total.double().numpy(), producers[name])) for name, total in totals.items()}
 
 
@@ -99,7 +99,7 @@ def _of_weights(name: str) -> UnitScore:
 
 
 def _first_order(tensor: Tensor) -> Tensor:
-    return torch.zeros_like(tensor) if tensor.grad is None else tensor.detach() * tensor.grad
+    return torch.zeros_like(tensor.real) if tensor.grad is None else (tensor.detach() * tensor.grad.conj()).real
 
 
 def _producing(network: Network, member: Member) -> bool:
