@@ -10,7 +10,6 @@ runs have the same number of steps, and report the test accuracy after the last 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import json
 import math
 import os
@@ -84,13 +83,6 @@ def train(run: argparse.Namespace) -> None:
     if target.exists():
         print(f"{name}: there already", flush=True)
         return
-    lock = run.work / "runs" / f"{name}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = lock.open("w")  # until the process ends
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit(f"{name}: another process is at it")
     options = {} if run.method == "dense" else {"density": run.density, **json.loads(run.options)}
     recipe = Recipe(
         model=run.model,

@@ -4,14 +4,37 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy
 import torch
+from filelock import FileLock, Timeout
 
-from fxsparse.errors import CheckpointError
+from fxsparse.errors import CheckpointError, Error
+
+
+@contextmanager
+def alone_in(folder: Path | None) -> Iterator[None]:
+    """As long as this lasts, no other process trains in the folder: two would write into each other's files. A process that is killed
+    leaves it free."""
+    if folder is None:
+        yield
+        return
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Error(f"another process trains in {folder}; wait for it, or give another folder") from error
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from fxsparse.sparsity.counting import Meter, Profile, profile
 from fxsparse.training.assembly import average_of, device_of, model_of, optimizer_of, placed, wrapped
 from fxsparse.training.augment import Augment, Normalise
 from fxsparse.training.callbacks import Callback
-from fxsparse.training.checkpoint import load_checkpoint, random_state, save_checkpoint, seed_everything, set_random_state
+from fxsparse.training.checkpoint import alone_in, load_checkpoint, random_state, save_checkpoint, seed_everything, set_random_state
 from fxsparse.training.data import Batches, Data, load_data
 from fxsparse.training.distributed import rank, world_size
 from fxsparse.training.east.parts import Parts, as_unshared, parts_of
@@ -126,6 +126,10 @@ class Trainer:
             raise Error(f"{self.folder} holds a run already; resume it, or give another folder")
         if self.folder is not None and main:
             self.folder.mkdir(parents=True, exist_ok=True)
+        with alone_in(self.folder if main else None):
+            return self._run(file, main)
+
+    def _run(self, file: Path | None, main: bool) -> Result:
         size = 0
         if file is not None and file.exists():
             kept = load_checkpoint(file)

@@ -20,7 +20,7 @@ import fxsparse
 from fxsparse.errors import CheckpointError, Error
 from fxsparse.sparsity.counting import profile
 from fxsparse.training.callbacks import Callback
-from fxsparse.training.checkpoint import load_checkpoint, save_checkpoint
+from fxsparse.training.checkpoint import alone_in, load_checkpoint, save_checkpoint
 from fxsparse.training.data import Data, Images
 from fxsparse.training.recipe import Recipe
 from fxsparse.training.trainer import CHECKPOINT, Trainer
@@ -235,6 +235,15 @@ def test_callbacks_swap_the_model_and_are_resumed(tmp_path: Path) -> None:
             Trainer(chosen, tmp_path / "parts", model=Quarters(), data=DATA, callbacks=[Stopped()]).run(resume=True)
     Trainer(chosen, tmp_path / "parts", model=Quarters(), data=DATA, callbacks=[Widened()]).run(resume=True)
     assert same(kept(tmp_path / "whole"), kept(tmp_path / "parts"))
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    with alone_in(tmp_path), pytest.raises(Error, match=r"another process trains in .*; wait for it, or give another folder"):
+        run(recipe(epochs=1), tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) in ([], [".lock"])
+    run(recipe(epochs=1), tmp_path)
+    with pytest.raises(Error, match="another process"), alone_in(tmp_path):
+        Trainer(recipe(epochs=1), tmp_path, model=Quarters(), data=DATA).run(resume=True)
 
 
 def test_what_cannot_be_resumed(tmp_path: Path) -> None:
