@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,11 @@ class Reporter:
         if self.board is not None:
             self.board.close()
 
+    def begin(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """The file holds what the checkpoint knows, whatever was written after that, or deleted."""
+        if self.file is not None and (lines or self.file.exists()):
+            self.file.write_text("".join(map(_as_line, lines)), encoding="utf-8")
+
     def progress(self, step: int, text: str) -> None:
         if self.bar is not None:
             self.bar.update(self.task, completed=step, description=text)
@@ -50,7 +55,7 @@ class Reporter:
         """The numbers of a finished epoch."""
         if self.file is not None:
             with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(dict(line)) + "\n")
+                file.write(_as_line(line))
         if self.board is not None:
             for name, value in line.items():
                 if isinstance(value, int | float) and name not in ("epoch", "step"):
@@ -58,17 +63,9 @@ class Reporter:
         if self.console is not None:
             self.console.print(told(line), highlight=False)
 
-    def size(self) -> int:
-        """Bytes of metrics.jsonl that are written."""
-        return self.file.stat().st_size if self.file is not None and self.file.exists() else 0
 
-    def cut(self, size: int) -> None:
-        """Forget what was written after a checkpoint."""
-        if self.file is not None and self.file.exists():
-            if self.file.stat().st_size < size:
-                size = self.file.stat().st_size
-            with self.file.open("r+b") as file:
-                file.truncate(size)
+def _as_line(line: Mapping[str, Any]) -> str:
+    return json.dumps(dict(line)) + "\n"
 
 
 def told(line: Mapping[str, Any]) -> str:

@@ -130,12 +130,10 @@ class Trainer:
             return self._run(file, main)
 
     def _run(self, file: Path | None, main: bool) -> Result:
-        size = 0
         if file is not None and file.exists():
-            kept = load_checkpoint(file)
-            size = restore(self, kept)
+            restore(self, load_checkpoint(file))
         reporter = Reporter(self.folder if main else None, self.steps, console=self.console if main else None, done=self.step)
-        reporter.cut(size)
+        reporter.begin(self.lines)
         chance = random_state()
         try:
             with reporter:
@@ -258,4 +256,4 @@ class Trainer:
             return
         content = snapshot(self)
         if rank() == 0:
-            save_checkpoint(self.folder / CHECKPOINT, content | {"metrics_size": reporter.size()})
+            save_checkpoint(self.folder / CHECKPOINT, content)

@@ -28,9 +28,8 @@ PARTS = (
     "sums",
     "lines",
     "clock",
-    "metrics_size",
 )
-KINDS = {"recipe": dict, "step": int, "callbacks": list, "meter": dict, "sums": list, "lines": list, "clock": list, "metrics_size": int}
+KINDS = {"recipe": dict, "step": int, "callbacks": list, "meter": dict, "sums": list, "lines": list, "clock": list}
 
 
 def snapshot(trainer: Trainer) -> dict[str, Any]:
@@ -53,9 +52,8 @@ def snapshot(trainer: Trainer) -> dict[str, Any]:
     }
 
 
-def restore(trainer: Trainer, state: dict[str, Any]) -> int:
-    """Take a snapshot, in a run that has just been made, and give back how long metrics.jsonl was. One of another recipe is refused before
-    anything changes."""
+def restore(trainer: Trainer, state: dict[str, Any]) -> None:
+    """Take a snapshot, in a run that has just been made. One of another recipe is refused before anything changes."""
     missing = next((part for part in PARTS if part not in state), None)
     if missing is not None:
         raise CheckpointError(f"the checkpoint in {trainer.folder} is none of a training run, as it lacks {missing!r}")
@@ -85,7 +83,6 @@ def restore(trainer: Trainer, state: dict[str, Any]) -> int:
     if rank() == 0:  # the sums of all processes; the others begin with nothing
         trainer.right.fill_(right)
         trainer.loss.fill_(loss)
-    return int(state["metrics_size"])
 
 
 def _restore_weights(trainer: Trainer, state: dict[str, Any]) -> None:

@@ -18,22 +18,26 @@ def test_an_epoch_in_words() -> None:
     assert told({**LINE, "nonzeros": 1234, "density": 0.1}).endswith(", 1,234 weights (10.00%)")
 
 
-def test_lines_are_appended_and_cut(tmp_path: Path) -> None:
-    reporter = Reporter(tmp_path, 40, tensorboard=False)
-    with reporter:
+def test_lines_are_appended_and_a_resumed_run_has_those_of_its_checkpoint(tmp_path: Path) -> None:
+    file, third = tmp_path / "metrics.jsonl", {**LINE, "epoch": 3, "loss": 0.1 + 0.2}
+    with Reporter(tmp_path, 40, tensorboard=False) as reporter:
+        reporter.begin([])
+        assert not file.exists()
         reporter.epoch(LINE)
-        size = reporter.size()
-        reporter.epoch({**LINE, "epoch": 3})
-    assert reporter.size() > size
+        reporter.epoch(third)
+    both = file.read_text()
+    assert [json.loads(line) for line in both.splitlines()] == [LINE, third]
     again = Reporter(tmp_path, 40, tensorboard=False)
-    again.cut(size)
-    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == LINE
-    again.cut(10**6)  # a file that is shorter than the checkpoint says stays as it is
-    assert again.size() == size
+    again.begin([LINE])
+    assert json.loads(file.read_text()) == LINE
+    file.unlink()
+    again.begin([LINE, third])
+    assert file.read_text() == both
+    again.begin([])
+    assert file.read_text() == ""
     nowhere = Reporter(None, 40)
+    nowhere.begin([LINE])
     nowhere.epoch(LINE)
-    nowhere.cut(0)
-    assert nowhere.size() == 0
 
 
 def test_the_bar_shows_how_far_it_is_and_what_is_left() -> None:
