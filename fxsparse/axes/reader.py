@@ -17,14 +17,17 @@ import torch
 from fxsparse.axes.factors import Algebra, Atoms, Axis, Factor, size
 from fxsparse.axes.loose import bind_what_cannot_be_gathered
 from fxsparse.axes.rules import RULES
+from fxsparse.axes.rules.movement import movement
 from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
 from fxsparse.axes.rules.pointwise import elementwise
 from fxsparse.axes.rules.slicing import slicing
 from fxsparse.axes.site import Book, Contraction, Site, same_size
-from fxsparse.axes.table import Rule
+from fxsparse.axes.table import Rule, aten
 from fxsparse.tracing.tape import Call, Ref, Tape, refs
 
 UNUSED = "no recorded call uses it"
+GUESSED = "Python code that could not be traced may cut it by the value of a tensor"
+CUTS = (slicing.rules.keys() | movement.rules.keys()) - set(aten("cat concat stack"))
 HINT = "teach it with fxsparse.register_rule"
 
 
@@ -178,6 +181,7 @@ def read(tapes: tuple[Tape, ...]) -> Reading:
     _meet_demands(reading)
     _protect_unused(reading)
     _protect_left_out(reading)
+    _protect_guessed_cuts(reading)
     bind_what_cannot_be_gathered(reading.algebra, reading.tapes)
     return reading
 
@@ -230,6 +234,20 @@ def _protect_left_out(reading: Reading) -> None:
     for factor, rest in algebra.left_out:
         if factor.atoms is not None and (waiting := rest & ~used[factor.atoms]).any():
             algebra.freeze_atoms(factor, waiting, UNUSED)
+
+
+def _protect_guessed_cuts(reading: Reading) -> None:
+    """Untraced code that has asked for a tensor's value holds a made-up number from then on, and may cut by it: `x[:, :int(n)]`."""
+    for each in reading.tapes:
+        guessed = False
+        for call in each.tape.calls:
+            if call.owner.graph is not None:
+                continue
+            guessed = guessed or call.name == "aten._local_scalar_dense"
+            if guessed and call.name in CUTS:
+                kept = {axis for ref in refs(call.results) for axis in each.axes[ref.id]}
+                for axis in (axis for ref in call.reads for axis in each.axes[ref.id] if axis not in kept):
+                    reading.algebra.freeze(axis, GUESSED)
 
 
 def _factors(reading: TapeReading, tensors: Iterable[Ref]) -> Iterator[Factor]:

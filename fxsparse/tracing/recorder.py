@@ -27,6 +27,7 @@ from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
 
+LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
 ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
@@ -45,6 +46,7 @@ class Recorder(TorchDispatchMode):
         self.names: dict[int, str] = {}
         self.failed = ""  # the innermost module that raised
         self.silent = False  # inside a module that is one call
+        self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self._ids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
@@ -123,6 +125,8 @@ class Recorder(TorchDispatchMode):
                 args, kwargs = mapped(self._on_meta, (args, kwargs))
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": torch.device("meta")}
+            if self.refuses and func._schema.name == "aten::_local_scalar_dense" and not leaves[0].dtype.is_floating_point:
+                raise TraceError(f"{LOOKS} (as a whole number) at {user_line()}")
             answer = _ANSWERS.get(func._schema.name)
             if answer is not None:
                 made = answer(*args, **kwargs)

@@ -15,11 +15,11 @@ from torch.utils._pytree import TreeSpec
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.recorder import record, record_in_place
+from fxsparse.tracing.recorder import LOOKS, record, record_in_place
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, TracedModule, as_traced, flatten_call, original_class
-from fxsparse.tracing.tracer import LOOKS, trace_graph
+from fxsparse.tracing.tracer import trace_graph
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import count, counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building
-from fxsparse.tracing.recorder import ALONE, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
+from fxsparse.tracing.recorder import ALONE, LOOKS, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
@@ -43,7 +43,6 @@ DATA_DEPENDENT = frozenset(
         "allclose",
     ]
 )
-LOOKS = "the forward pass looks at the value of a tensor"
 PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
 SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension"}
 
@@ -334,6 +333,7 @@ def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mod
 def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str) -> tuple[TracedGraph, Tape, bool]:
     root.train(mode == "train")
     recorder = Recorder(mode)
+    recorder.refuses = True
     recorder.adopt(root)
     graphing = _Graphing(root, recorder, prefix)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs)))
