@@ -36,7 +36,6 @@ class FreeAttention(nn.Module):
         self._qkv_same_embed_dim = source._qkv_same_embed_dim
         self.has_bias_kv = source.bias_k is not None
         self.head_dim = source.head_dim
-        self.scale = 1.0 / math.sqrt(source.head_dim)
         self.train(source.training)
         self._forward_hooks, self._forward_pre_hooks = source._forward_hooks, source._forward_pre_hooks
         self._forward_hooks_with_kwargs, self._forward_pre_hooks_with_kwargs = (
@@ -61,28 +60,19 @@ class FreeAttention(nn.Module):
             key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
         if not self.batch_first:
             query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        q, k, v = self._project(query, key, value)
-        mask = self._mask(attn_mask, key_padding_mask, q)
-        batch = q.shape[0]
-        if self.has_bias_kv:
-            k = torch.cat([k, self.bias_k.expand(batch, -1, -1)], dim=1)
-            v = torch.cat([v, self.bias_v.expand(batch, -1, -1)], dim=1)
-            mask = None if mask is None else F.pad(mask, (0, 1))
-        q, k, v = (x.reshape(batch, x.shape[1], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
-        if self.add_zero_attn:
-            k = torch.cat([k, torch.zeros_like(k[:, :, :1])], dim=2)
-            v = torch.cat([v, torch.zeros_like(v[:, :, :1])], dim=2)
-            mask = None if mask is None else F.pad(mask, (0, 1))
-        weights = None
-        if need_weights:
-            scores = (q * self.scale) @ k.transpose(-2, -1)
-            weights = torch.softmax(scores if mask is None else scores + mask, dim=-1)
-            weights = F.dropout(weights, self.dropout, self.training)
-            out = weights @ v
-        else:
-            dropout = self.dropout if self.training else 0.0
-            out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=self.scale)
-        out = self.out_proj(out.transpose(1, 2).flatten(2))
+        separate = None if self._qkv_same_embed_dim else (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        projected = _projected(query, key, value, separate, None if separate else self.in_proj_weight, self.in_proj_bias)
+        out, weights = _attended(
+            projected,
+            _mask(attn_mask, key_padding_mask, projected[0]),
+            heads=self.num_heads,
+            head_dim=self.head_dim,
+            more=(self.bias_k, self.bias_v) if self.has_bias_kv else None,
+            add_zero=self.add_zero_attn,
+            dropout=self.dropout if self.training else 0.0,
+            need_weights=need_weights,
+        )
+        out = self.out_proj(out)
         if weights is not None and average_attn_weights:
             weights = weights.mean(dim=1)
         if not self.batch_first:
@@ -92,32 +82,128 @@ class FreeAttention(nn.Module):
             weights = None if weights is None else weights.squeeze(0)
         return out, weights
 
-    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        if self._qkv_same_embed_dim:
-            if query is key and key is value:
-                q, k, v = F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
-                return q, k, v
-            weights = self.in_proj_weight.chunk(3)
-        else:
-            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
-        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), weights, biases, strict=True))
-        return q, k, v
 
-    @staticmethod
-    def _mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
-        def additive(mask: Tensor) -> Tensor:
-            return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask
+def free_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    embed_dim_to_check: int,
+    num_heads: int,
+    in_proj_weight: Tensor | None,
+    in_proj_bias: Tensor | None,
+    bias_k: Tensor | None,
+    bias_v: Tensor | None,
+    add_zero_attn: bool,
+    dropout_p: float,
+    out_proj_weight: Tensor,
+    out_proj_bias: Tensor | None,
+    training: bool = True,
+    key_padding_mask: Tensor | None = None,
+    need_weights: bool = True,
+    attn_mask: Tensor | None = None,
+    use_separate_proj_weight: bool = False,
+    q_proj_weight: Tensor | None = None,
+    k_proj_weight: Tensor | None = None,
+    v_proj_weight: Tensor | None = None,
+    average_attn_weights: bool = True,
+    is_causal: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """`F.multi_head_attention_forward`, with its arguments, where sizes are free."""
+    batched = query.dim() == 3
+    if not batched:
+        query, key, value = (x.unsqueeze(1) for x in (query, key, value))
+        key_padding_mask = None if key_padding_mask is None else key_padding_mask.unsqueeze(0)
+    query, key, value = (x.transpose(0, 1) for x in (query, key, value))
+    separate = None
+    if use_separate_proj_weight:
+        assert q_proj_weight is not None and k_proj_weight is not None and v_proj_weight is not None
+        separate = q_proj_weight, k_proj_weight, v_proj_weight
+    projected = _projected(query, key, value, separate, in_proj_weight, in_proj_bias)
+    out, weights = _attended(
+        projected,
+        _mask(attn_mask, key_padding_mask, projected[0]),
+        heads=num_heads,
+        head_dim=int(embed_dim_to_check) // num_heads,
+        more=None if bias_k is None or bias_v is None else (bias_k, bias_v),
+        add_zero=add_zero_attn,
+        dropout=dropout_p if training else 0.0,
+        need_weights=need_weights,
+    )
+    out = F.linear(out, out_proj_weight, out_proj_bias).transpose(0, 1)
+    if weights is not None and average_attn_weights:
+        weights = weights.mean(dim=1)
+    if not batched:
+        out, weights = out.squeeze(1), None if weights is None else weights.squeeze(0)
+    return out, weights
 
-        mask = None
-        if attn_mask is not None:
-            mask = additive(attn_mask)
-            if mask.dim() == 3:
-                mask = mask.unflatten(0, (q.shape[0], -1))
-        if padding is not None:
-            padding = additive(padding)[:, None, None, :]
-            mask = padding if mask is None else mask + padding
-        return mask
+
+def _projected(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    separate: tuple[Tensor, Tensor, Tensor] | None,
+    together: Tensor | None,
+    bias: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries, keys and values by their own weights, or by one weight that holds the three."""
+    if separate is None:
+        assert together is not None
+        if query is key and key is value:
+            q, k, v = F.linear(query, together, bias).chunk(3, dim=-1)
+            return q, k, v
+        first, second, third = together.chunk(3)
+        separate = first, second, third
+    biases = (None, None, None) if bias is None else bias.chunk(3)
+    q, k, v = (F.linear(x, w, b) for x, w, b in zip((query, key, value), separate, biases, strict=True))
+    return q, k, v
+
+
+def _attended(
+    projected: tuple[Tensor, Tensor, Tensor],
+    mask: Tensor | None,
+    *,
+    heads: int,
+    head_dim: int,
+    more: tuple[Tensor, Tensor] | None,
+    add_zero: bool,
+    dropout: float,
+    need_weights: bool,
+) -> tuple[Tensor, Tensor | None]:
+    """What the heads see, side by side, and the weights of each. `more` is one key and one value beside those that are given."""
+    q, k, v = projected
+    batch, scale = q.shape[0], 1.0 / math.sqrt(head_dim)
+    if more is not None:
+        k = torch.cat([k, more[0].expand(batch, -1, -1)], dim=1)
+        v = torch.cat([v, more[1].expand(batch, -1, -1)], dim=1)
+        mask = None if mask is None else F.pad(mask, (0, 1))
+    q, k, v = (x.reshape(batch, x.shape[1], heads, head_dim).transpose(1, 2) for x in (q, k, v))
+    if add_zero:
+        k = torch.cat([k, torch.zeros_like(k[:, :, :1])], dim=2)
+        v = torch.cat([v, torch.zeros_like(v[:, :, :1])], dim=2)
+        mask = None if mask is None else F.pad(mask, (0, 1))
+    weights = None
+    if need_weights:
+        scores = (q * scale) @ k.transpose(-2, -1)
+        weights = F.dropout(torch.softmax(scores if mask is None else scores + mask, dim=-1), dropout, dropout > 0)
+        out = weights @ v
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
+    return out.transpose(1, 2).flatten(2), weights
+
+
+def _mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:
+    def additive(mask: Tensor) -> Tensor:
+        return torch.zeros_like(mask, dtype=q.dtype).masked_fill(mask, -math.inf) if mask.dtype == torch.bool else mask
+
+    mask = None
+    if attn_mask is not None:
+        mask = additive(attn_mask)
+        if mask.dim() == 3:
+            mask = mask.unflatten(0, (q.shape[0], -1))
+    if padding is not None:
+        padding = additive(padding)[:, None, None, :]
+        mask = padding if mask is None else mask + padding
+    return mask
 
 
 def replace_attention(module: nn.Module) -> nn.Module:
@@ -153,7 +239,7 @@ def restore_attention(module: nn.Module) -> nn.Module:
             )
         old = nn.MultiheadAttention.__new__(nn.MultiheadAttention)
         nn.Module.__init__(old)
-        old.__dict__.update({k: v for k, v in new.__dict__.items() if k not in ("has_bias_kv", "scale")})
+        old.__dict__.update({k: v for k, v in new.__dict__.items() if k != "has_bias_kv"})
         if not new.has_bias_kv:
             old.bias_k = old.bias_v = None
         old.kdim = new.k_proj_weight.shape[1] if not new._qkv_same_embed_dim else width

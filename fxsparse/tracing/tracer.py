@@ -6,6 +6,7 @@ decorators see what they always see. One run yields the fx graph and the tape.
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import operator
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
@@ -23,9 +25,11 @@ from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import count, counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building
 from fxsparse.tracing.recorder import ALONE, LOOKS, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
+from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
+ATTENTION = inspect.signature(F.multi_head_attention_forward)
 DATA_DEPENDENT = frozenset(
     [
         "__bool__",
@@ -161,6 +165,11 @@ class _Graphing(TorchFunctionMode):
         if name == "unbind":
             tensor, dim = (*args, kwargs.get("input"))[0], (*args[1:], kwargs.get("dim", 0))[0]
             count(self.graph, self.extent(tensor, dim % max(tensor.dim(), 1), tensor.shape[dim]))
+        if func is F.multi_head_attention_forward:
+            given = ATTENTION.bind(*args, **kwargs).arguments
+            if given.pop("static_k", None) is None and given.pop("static_v", None) is None:
+                with self:
+                    return free_attention(**given)
         if name in _REFLECTED:
             return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
         if name in _OPERATORS:
