@@ -27,13 +27,13 @@ class Attending(nn.Module):
     def forward(self, x: Tensor, y: Tensor) -> Any:
         x, y = self.embed(x), self.embed(y)
         biases = torch.cat([self.q.bias, self.k.bias, self.v.bias])
-        weights = {"q_proj_weight": self.q.weight, "k_proj_weight": self.k.weight, "v_proj_weight": self.v.weight}
-        more = tuple(self.more) or (None, None)
-        return F.multi_head_attention_forward(
-            x, y, y, x.shape[-1], 4, None if self.separate else self.together, biases, *more, self.options.get("zero", False), 0.1,
-            self.out.weight, self.out.bias, self.training, use_separate_proj_weight=self.separate,
-            **(weights if self.separate else {}), **{k: v for k, v in self.options.items() if k != "zero"}, **dict(self.named_buffers(recurse=False)),
-        )  # fmt: skip
+        given: dict[str, Any] = {**self.options, **dict(self.named_buffers(recurse=False)), "use_separate_proj_weight": self.separate}
+        if self.separate:
+            given |= {"q_proj_weight": self.q.weight, "k_proj_weight": self.k.weight, "v_proj_weight": self.v.weight}
+        bias_k, bias_v = tuple(self.more) or (None, None)
+        zero, together = given.pop("zero", False), None if self.separate else self.together
+        heads: Any = (x.shape[-1], 4, together, biases, bias_k, bias_v, zero, 0.1, self.out.weight, self.out.bias, self.training)
+        return F.multi_head_attention_forward(x, y, y, *heads, **given)
 
 
 OPTIONS: dict[str, dict[str, Any]] = {
