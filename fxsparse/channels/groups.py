@@ -111,6 +111,7 @@ class _Grouper:
         self.structure = Structure(reading, solution)
         self.kinds = _label_classes(reading, solution)
         self.order = _first_uses(reading)
+        self.dtypes = {value.key: value.dtype for each in reading.tapes for value in each.tape.values if value.key is not None}
 
     def role(self, factor: Factor) -> Role:
         role = self.reading.book.roles.get(factor.uid)
@@ -196,6 +197,9 @@ class _Grouper:
         if self.solution.frozen[units[0]] and not reason:
             reason = "coupled to a protected axis"
         unique: dict[tuple[str, int], Member] = {(m.tensor, m.axis): m for m, _ in members}
+        makers = [member.tensor for member in unique.values() if member.role != "consumes"]
+        if not reason and makers and not any(self.dtypes[key].is_floating_point or self.dtypes[key].is_complex for key in makers):
+            reason = "whole numbers or truth values alone make it"  # which the proof cannot mark as missing
         ordered = tuple(sorted(unique.values(), key=self.member_rank))
         self.structure.groups[name] = Group(
             name, KINDS[self.kinds[units[0]]], tuple(range(len(units))), ordered, not reason, reason, Cost(0, 0)

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import VerificationError
 from fxsparse.surgery.reference_living import Living
+from fxsparse.surgery.reference_random import drawn, draws
 from fxsparse.surgery.reference_state import randomised_state
 from fxsparse.tracing.copies import double_copy
 from fxsparse.tracing.outputs import output_tensors
@@ -40,6 +41,7 @@ class Reference:
     clean: list[Tensor]
     tainted_outputs: tuple[int, ...]  # outputs that a removed unit reaches without passing a contraction
     effect: float  # largest change of an output, relative to the largest clean output
+    nan: str | None = None  # the operator that makes NaN in the clean run, and its module: NaN that no output shows
 
 
 def run_reference(
@@ -68,7 +70,7 @@ def run_reference(
     pairs = [(a, b) for a, b in zip(flat, flat_clean, strict=True) if a.shape == b.shape and a.numel()]
     scale = max((float(b.nan_to_num(0.0, 0.0, 0.0).abs().max()) for _, b in pairs), default=0.0) or 1.0
     effect = max((float((_number(a) - _number(b)).nan_to_num(0.0).abs().max()) for a, b in pairs), default=0.0) / scale
-    return Reference(flat, flat_clean, reached, effect)
+    return Reference(flat, flat_clean, reached, effect, watch.first.get("NaN"))
 
 
 def run_in_double(
@@ -150,7 +152,7 @@ class InDouble(TorchDispatchMode):
             args, kwargs = tree_map_only(Tensor, _widened, (args, kwargs))
         if func is torch.ops.aten.empty_like.default:  # memory that was not written may hold NaN by chance
             func = torch.ops.aten.zeros_like.default
-        out = self.run(func, args, kwargs)
+        out = drawn(func, args, kwargs) if draws(func) else self.run(func, args, kwargs)
         return out.zero_() if func._schema.name in _UNWRITTEN else out
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

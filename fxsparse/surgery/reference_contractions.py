@@ -81,11 +81,11 @@ def _embedding_bag(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _distances(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
-    """What is missing in all rows is no part of their distances."""
+    """A coordinate that is missing in all rows of one side is no part of a distance."""
     first, second, *rest = args
-    gone = first.isnan().flatten(0, -2).any(0) | second.isnan().flatten(0, -2).any(0)
-    made: Tensor = func(first[..., ~gone], second[..., ~gone], *rest, **kwargs)
-    return made.fill_(math.nan) if bool(gone.all()) else made
+    gone = first.isnan().all(-2, keepdim=True) | second.isnan().all(-2, keepdim=True)
+    made: Tensor = func(first.masked_fill(gone, 0.0), second.masked_fill(gone, 0.0), *rest, **kwargs)
+    return made.masked_fill(gone.all(-1, keepdim=True), math.nan)
 
 
 CONTRACTIONS: Mapping[str, Handler] = {

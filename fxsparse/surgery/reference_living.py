@@ -57,13 +57,21 @@ class Living:
             gone = gone | more
         out = func(*args, **kwargs)
         for leaf in tree_leaves(out):
-            if not isinstance(leaf, Tensor) or leaf.shape != gone.shape:
+            if not isinstance(leaf, Tensor) or not _reaches(gone.shape, leaf.shape):
                 continue
             if leaf.is_floating_point() or leaf.is_complex():
                 leaf.masked_fill_(gone, math.nan)
             else:
-                self.flags[leaf] = gone
+                self.flags[leaf] = gone.expand(leaf.shape)
         return out
+
+
+def _reaches(shape: torch.Size, wide: torch.Size) -> bool:
+    """Whether the one broadcasts to the other."""
+    try:
+        return tuple(torch.broadcast_shapes(shape, wide)) == tuple(wide)
+    except RuntimeError:
+        return False
 
 
 def _nans(x: Tensor) -> Tensor | None:
@@ -99,6 +107,14 @@ def _constant_pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
     return out.masked_fill(gone, math.nan)
 
 
+def _index_fill(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What is written into a line that is missing is missing, too."""
+    x, axis = args[0], args[1]
+    lines = x.isnan().all(axis, keepdim=True) if x.dim() else x.isnan()
+    out: Tensor = func(*args, **kwargs)
+    return out.masked_fill_(lines, math.nan)
+
+
 def _by_channel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """Sampling and unfolding put zeros for places outside: in a channel that is missing, these are missing as well."""
     x = args[0]
@@ -114,4 +130,6 @@ _HANDLERS: Mapping[str, Handler] = {
     "aten::grid_sampler_2d": _by_channel,
     "aten::grid_sampler_3d": _by_channel,
     "aten::im2col": _by_channel,
+    "aten::index_fill": _index_fill,
+    "aten::index_fill_": _index_fill,
 }

@@ -75,7 +75,12 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
         flat = [t for line in outputs for t in line]
         try:
             return _compare(reference, flat, len(outputs[0]), removed, seed, tolerance)
-        except VerificationError:
+        except VerificationError as error:
+            if reference.nan is not None:
+                raise VerificationError(
+                    f"nothing can be compared, as the original network makes NaN, first by {reference.nan}, and goes on without it, while "
+                    "NaN stands for what was removed here; give inputs for which it makes none"
+                ) from error
             nudged = _run(narrow.module, _nudged(cut, seed), args, kwargs, probes)
             if gain == GAINS[-1] or _apart(flat, [t for line in nudged for t in line]) <= tolerance:
                 raise

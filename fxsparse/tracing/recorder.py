@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
@@ -241,9 +242,10 @@ def _recording(recorder: Recorder) -> Iterator[None]:
         finally:
             recorder.modules.pop()
 
-    fast = torch.backends.mha.get_fastpath_enabled()
+    fast, validating = torch.backends.mha.get_fastpath_enabled(), Distribution._validate_args
     token = ACTIVE.set(recorder)
     torch.backends.mha.set_fastpath_enabled(False)
+    Distribution.set_default_validate_args(False)  # it looks at values
     nn.Module.__call__ = owned_call  # type: ignore[method-assign]
     try:
         with torch.no_grad(), recorder:
@@ -251,6 +253,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     finally:
         nn.Module.__call__ = call  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast)
+        Distribution.set_default_validate_args(validating)
         ACTIVE.reset(token)
 
 

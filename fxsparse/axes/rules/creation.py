@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fxsparse.axes.factors import Axis
+from fxsparse.axes.rules.pointwise import elementwise
 from fxsparse.axes.site import Site
 from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
@@ -12,7 +13,7 @@ LARGEST = 65_536  # an axis longer than this counts positions, not channels
 
 
 @creation.rule(
-    *aten("zeros ones full empty rand randn new_zeros new_ones new_full new_empty empty_strided new_empty_strided empty_permuted"),
+    *aten("zeros ones full empty rand randn new_zeros new_ones new_full new_empty"),
     text="-> (a, b, …)  coordinates are alike",
 )
 def filled(site: Site) -> None:
@@ -24,10 +25,19 @@ def filled(site: Site) -> None:
     site.give(axes)
 
 
+@creation.rule("aten.normal", text="(…), (…) -> (…), or -> (a, b, …)")
+def normal(site: Site) -> None:
+    """Noise around tensors, or of a size."""
+    if site.tensors:
+        elementwise(site)
+    else:
+        filled(site)
+
+
 @creation.rule(
     *aten(
         "arange linspace eye scalar_tensor tril_indices triu_indices randint randperm _local_scalar_dense hann_window "
-        "hamming_window logspace"
+        "hamming_window logspace empty_strided new_empty_strided empty_permuted"
     ),
     text="-> (a!, b!, …)  coordinates are numbered",
 )

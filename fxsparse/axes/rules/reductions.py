@@ -79,9 +79,7 @@ def vector_norm(site: Site) -> None:
 
 
 @reductions.rule(
-    *aten(
-        "_softmax _log_softmax _safe_softmax softmax log_softmax cumsum cumprod sort topk cummax cummin logcumsumexp renorm argsort cumsum_"
-    ),
+    *aten("_softmax _log_softmax _safe_softmax softmax log_softmax cumsum cumprod sort topk cummax cummin logcumsumexp argsort cumsum_"),
     text="(a, r!) -> (a, r)",
 )
 def along(site: Site) -> None:
@@ -100,6 +98,17 @@ def along(site: Site) -> None:
     else:
         for index in range(len(site.call.results)):
             site.give([], index)
+
+
+@reductions.rule("aten.renorm", "aten.renorm_", text="(a, r!) -> (a, r)  a is the axis `dim`")
+def renorm(site: Site) -> None:
+    """Each slice along `dim` gets a norm of its own, which is taken over all other axes: these stay whole."""
+    axes = site.axes("self")
+    for at, axis in enumerate(axes):
+        if at != dim_of(site.arg("dim"), len(axes)):
+            site.freeze(axis, "takes the norm of it")
+    site.touch(*axes)
+    site.give(axes)
 
 
 @reductions.rule(*aten("_fft_r2c _fft_c2c _fft_c2r"), text="(a, f!) -> (a, f)")
