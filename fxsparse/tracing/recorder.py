@@ -146,6 +146,14 @@ class Recorder(TorchDispatchMode):
             self._ids[id(meta)] = self.ref(tensor, "constant").id
         return meta
 
+    def twin(self, tensor: Tensor) -> Tensor:
+        """Another tensor that is the same value of the tape."""
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            made = tensor.detach()
+        self._ids[id(made)] = self.ref(tensor).id
+        self._alive.append(made)
+        return made
+
     def _on_meta(self, tensor: Tensor) -> Tensor:
         if tensor.is_meta or tensor.dim() == 0:
             return tensor

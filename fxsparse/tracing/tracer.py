@@ -194,10 +194,12 @@ class _Graphing(TorchFunctionMode):
         mark = self.recorder.mark()
         if self.devices:
             real = tree_map_only(torch.device, _without_number, real)
+        given = _versions(real)
         try:
             out = func(*real[0], **real[1])
         finally:
             self.recorder.node = outer
+        out = self.distinct(out, given)
         if out is None or holds_tensor(out):
             self.learn(out, node)
         elif not self.recorder.tape.calls[mark:] or not holds_tensor(out):
@@ -267,13 +269,22 @@ class _Graphing(TorchFunctionMode):
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
         self.in_leaf = True  # its parametrizations are modules as well
+        given = {} if getattr(module, "inplace", False) else _versions((args, kwargs))
         try:
             with torch._C.DisableTorchFunction():
                 out = call(module, *args, **kwargs)
         finally:
             self.recorder.node = outer
             self.in_leaf = False
+        out = self.distinct(out, given)
         self.learn(out, node)
+        return out
+
+    def distinct(self, out: Any, given: Mapping[int, int]) -> Any:
+        """A dropout in eval mode, `x.float()` and the like may return the very tensor that they are given: as another tensor, for else what
+        uses x later would seem to use their result, which is another one in train mode, or in another dtype."""
+        if isinstance(out, Tensor) and id(out) in given and _version(out) == given[id(out)]:
+            return self.recorder.twin(out)
         return out
 
 
@@ -307,6 +318,16 @@ def holds_tensor(value: Any) -> bool:
     if type(value) is dict:
         return any(map(holds_tensor, value.values()))
     return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+
+
+def _version(tensor: Tensor) -> int:
+    """It grows with every change in place."""
+    with torch._C.DisableTorchFunction():
+        return tensor._version
+
+
+def _versions(tree: Any) -> dict[int, int]:
+    return {id(leaf): _version(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
 
 
 def _without_number(device: torch.device) -> torch.device:

@@ -360,3 +360,33 @@ def test_a_recurrent_layer_whose_weight_is_parametrized(names: list[str]) -> Non
 
     network = fxsparse.trace(Recurrent(), torch.randn(2, 5, 4))
     assert fxsparse.verify(network, network.shrink({"rnn": [0, 2, 3]})).effect > 1e-3
+
+
+class DroppedAside(nn.Module):
+    """A dropout before one branch only: in eval mode it returns the very tensor that it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.drop = nn.Dropout(p=1.0)
+        self.inner = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x)
+        branch = self.inner(self.drop(y))
+        total: Tensor = branch + y
+        return total
+
+
+def test_what_stands_beside_a_dropout_is_not_dropped() -> None:
+    model = DroppedAside()
+    x = torch.randn(2, 4)
+    traced = fxsparse.trace(model, x).module
+    assert torch.equal(traced.train()(x), model.train()(x))
+    assert torch.equal(traced.eval()(x), model.eval()(x))
+
+
+def test_a_cast_that_changes_nothing_is_not_what_stands_beside_it() -> None:
+    _, network = trace(lambda y: (y.float().sum(), y * 2), torch.randn(2, 4))
+    _, doubled = network.module.bfloat16()(torch.randn(2, 4, dtype=torch.bfloat16))
+    assert doubled.dtype == torch.bfloat16
