@@ -59,8 +59,21 @@ def split_over_positions_and_batch(y: Tensor) -> Any:
     return flat.relu().unflatten(0, (batch * length, 4)).flatten(1).view(batch, length, 24)
 
 
+def batch_out_of_heads_and_batch(y: Tensor) -> Tensor:
+    batch, length, _ = y.shape
+    heads = y.view(batch, length, 4, 6).transpose(1, 2).reshape(batch * 4, length, 6).relu()
+    return heads.reshape(heads.shape[0] // 4, 4, length, 6).transpose(1, 2).reshape(heads.shape[0] // 4, length, 24)
+
+
+def batch_of_a_token_out_of_heads_and_batch(y: Tensor) -> Tensor:
+    tokens = torch.zeros(1, 1, 24).expand(y.shape[0], 1, 24)
+    return batch_out_of_heads_and_batch(torch.cat([tokens, y], 1))
+
+
 FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
     "batch x heads": heads_in_the_batch,
+    "batch out of batch x heads": batch_out_of_heads_and_batch,
+    "batch of a token out of batch x heads": batch_of_a_token_out_of_heads_and_batch,
     "zeros": two_sizes_of_heads_and_batch,
     "slices": slices_of_heads_and_batch,
     "chunks": chunks_of_heads_and_batch,
