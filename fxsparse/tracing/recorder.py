@@ -255,10 +255,19 @@ def _recording(recorder: Recorder) -> Iterator[None]:
     torch.backends.mha.set_fastpath_enabled(False)
     Distribution.set_default_validate_args(False)  # it looks at values
     nn.Module.__call__ = owned_call  # type: ignore[method-assign]
+    enter = torch.autocast.__init__
+
+    def autocast(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
+        """Not to cast on the device of a tensor, torch.autocast(x.device.type, enabled=False), is nothing on meta, and torch refuses it."""
+        off = device_type == "meta" and not (args[1] if len(args) > 1 else kwargs.get("enabled", True))
+        enter(self, "cpu" if off else device_type, *args, **kwargs)
+
+    torch.autocast.__init__ = autocast  # type: ignore[method-assign]
     try:
         with torch.no_grad(), recorder:
             yield
     finally:
+        torch.autocast.__init__ = enter  # type: ignore[method-assign]
         nn.Module.__call__ = call  # type: ignore[method-assign]
         torch.backends.mha.set_fastpath_enabled(fast)
         Distribution.set_default_validate_args(validating)

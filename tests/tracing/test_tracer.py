@@ -390,3 +390,16 @@ def test_a_cast_that_changes_nothing_is_not_what_stands_beside_it() -> None:
     _, network = trace(lambda y: (y.float().sum(), y * 2), torch.randn(2, 4))
     _, doubled = network.module.bfloat16()(torch.randn(2, 4, dtype=torch.bfloat16))
     assert doubled.dtype == torch.bfloat16
+
+
+def test_no_autocast_on_the_device_of_a_tensor() -> None:
+    def turned(y: Tensor) -> Tensor:
+        with torch.autocast(y.device.type, enabled=False):
+            return y * y.sin()
+
+    model, network = trace(turned, torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    x = torch.randn(3, 4)
+    assert torch.equal(network(x), model(x))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert model.fc(x).dtype == torch.bfloat16  # type: ignore[operator]
