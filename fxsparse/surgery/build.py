@@ -24,7 +24,7 @@ from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.tracing.copies import copy_with
-from fxsparse.tracing.loops import rounds
+from fxsparse.tracing.loops import PINS
 from fxsparse.tracing.recorder import ACTIVE, Recorder, meta_inputs, record_in_place
 from fxsparse.tracing.tape import Mode, Ref
 from fxsparse.tracing.traced_module import TracedModule
@@ -138,7 +138,7 @@ class Builder:
             key = (names[id(module)], node.name)
             occurrence = seen[key] = seen.get(key, -1) + 1
             runs = expectation.by_node.get(key)
-            if node.target is rounds:
+            if node.target in PINS:
                 node.update_arg(1, int(values[node.args[0]]))  # type: ignore[index]
             if runs is None:
                 return run()

@@ -1,19 +1,21 @@
-"""Loops over sizes: `for t in range(x.shape[1])` and `for t in x` are unrolled, so a graph holds as many rounds as the traced run made.
+"""Sizes that a graph holds as plain numbers, and what another input is told.
 
-Another input would need more or fewer of them, and must not be cut short in silence.
+`for t in range(x.shape[1])` and `for t in x` are unrolled, so a graph holds as many rounds as the traced run made; `int(x.shape[0] / 4)`
+is an int of Python's own, which remembers nothing. Another input must not be cut short, or put into a wrong shape, in silence.
 """
 
 from __future__ import annotations
 
 import builtins
 import contextlib
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import TracedInt
+from fxsparse.tracing.numbers import Traced, TracedFloat, TracedInt, rounding
 from fxsparse.tracing.recorder import ACTIVE, user_line
 
 
@@ -29,7 +31,21 @@ def rounds(size: int, traced: int, where: str) -> None:
         )
 
 
-torch.fx.node.has_side_effect(rounds)
+def rounded(number: float, traced: int, where: str) -> None:
+    """A node of the graph: refuses an input for which `int` would have given another number. As `rounds`, it lets a recording through."""
+    if isinstance(number, Traced):
+        node = number.make()
+        node.graph.call_function(rounded, (node, traced, where))
+    elif int(number) != traced and ACTIVE.get() is None:
+        raise TraceError(
+            f"int() at {where} gives {int(number)} with this input, and gave {traced} when the model was traced; trace it again, or use "
+            "// or math.floor there, which are followed"
+        )
+
+
+PINS = (rounds, rounded)  # nodes of the graph that compare a size with the one that was traced
+for pin in PINS:
+    torch.fx.node.has_side_effect(pin)
 
 
 def count(graph: torch.fx.Graph, bound: Any) -> None:
@@ -53,8 +69,14 @@ def counted(graph: torch.fx.Graph) -> Iterator[None]:
                 count(graph, bound)
             return original(*bounds)
 
+    def note(number: TracedInt | TracedFloat, plain: int) -> None:
+        file = sys._getframe(2).f_code.co_filename
+        if number.home is graph and "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
+            graph.call_function(rounded, (number.make(), plain, user_line()))
+
     builtins.range = Range  # type: ignore[misc]
     try:
-        yield
+        with rounding(note):
+            yield
     finally:
         builtins.range = original  # type: ignore[misc]

@@ -5,8 +5,10 @@ They are ordinary ints and floats, so that control flow on sizes just works; the
 
 from __future__ import annotations
 
+import contextlib
+import math
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -88,6 +90,14 @@ def _unary(name: str, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return method
 
 
+def _whole(function: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *digits: Any) -> Any:
+        plain = function(float(self), *digits)
+        return _lift(function, plain, _graph_of[-1], self, *digits) if _graph_of else plain
+
+    return method
+
+
 for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
     for _type in Traced:
         setattr(_type, f"__{_name}__", _binary(f"__{_name}__", getattr(operator, _name), reflected=False))
@@ -95,6 +105,35 @@ for _name in ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow"):
 for _type in Traced:
     _type.__neg__ = _unary("__neg__", operator.neg)  # type: ignore[method-assign]
     _type.__abs__ = _unary("__abs__", abs)  # type: ignore[method-assign]
+for _name, _function in (("floor", math.floor), ("ceil", math.ceil), ("round", round)):
+    setattr(TracedFloat, f"__{_name}__", _whole(_function))
+
+
+_listeners: list[Callable[[Any, int], None]] = []
+
+
+def _int(self: Any) -> int:
+    """`int(x)` cannot give anything but a plain int: whoever listens is told."""
+    plain = int.__add__(self, 0) if isinstance(self, int) else float.__trunc__(self)
+    if _listeners:
+        _listeners[-1](self, plain)
+    return plain
+
+
+for _type in Traced:
+    _type.__int__ = _type.__trunc__ = _int  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def rounding(note: Callable[[Any, int], None]) -> Iterator[None]:
+    """While this is open, `note` is told of each traced number that `int` makes a plain one."""
+    _listeners.append(note)
+    try:
+        yield
+    finally:
+        _listeners.pop()
+
+
 TracedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
 TracedFloat.__hash__ = float.__hash__  # type: ignore[method-assign]
 

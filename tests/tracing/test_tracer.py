@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -403,3 +404,53 @@ def test_no_autocast_on_the_device_of_a_tensor() -> None:
     assert torch.equal(network(x), model(x))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert model.fc(x).dtype == torch.bfloat16  # type: ignore[operator]
+
+
+class Windows(nn.Module):
+    """The batch comes back from a number of windows, as `whole` rounds it."""
+
+    def __init__(self, whole: Callable[[float], int]) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+        self.whole = whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, _ = x.shape
+        windows = self.first(x).relu().view(batch * (length // 2), 2, -1)
+        back = windows.view(self.whole(windows.shape[0] / (length / 2)), length, -1)
+        result: Tensor = self.last(back)
+        return result
+
+
+@pytest.mark.parametrize("whole", [math.floor, math.ceil, round], ids=["floor", "ceil", "round"])
+def test_a_size_that_is_rounded_is_followed(whole: Callable[[float], int]) -> None:
+    model = Windows(whole).eval()
+    network = fxsparse.trace(model, torch.randn(1, 4, 3))
+    small = network.shrink({"first": [0, 1, 5]})
+    for shape in ((1, 4, 3), (3, 4, 3), (2, 6, 3)):
+        x = torch.randn(shape)
+        assert torch.equal(network(x), model(x))
+        assert fxsparse.verify(network, small, inputs=x).max_error <= 1e-9
+
+
+def test_a_size_that_int_makes_plain_refuses_an_input_that_would_give_another() -> None:
+    model = Windows(int).eval()
+    network = fxsparse.trace(model, torch.randn(1, 4, 3))
+    small = network.shrink({"first": [0, 1, 5]})
+    for each in (network, small, small.regrow()):
+        assert each(torch.randn(1, 6, 3)).shape == (1, 6, 2)  # still one
+        with pytest.raises(fxsparse.TraceError, match=r"int\(\) at .*test_tracer.py:\d+ gives 3 with this input, and gave 1"):
+            each(torch.randn(3, 4, 3))
+    assert fxsparse.verify(network, small).max_error <= 1e-9
+
+
+def test_a_width_that_int_makes_plain_may_change() -> None:
+    class Scaled(Windows):
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x)
+            result: Tensor = self.last(y.relu() / int(y.shape[-1]))
+            return result
+
+    network = fxsparse.trace(Scaled(int).eval(), torch.randn(1, 4, 3))
+    small = network.shrink({"first": [0, 1, 5]})
+    assert fxsparse.verify(network, small, inputs=torch.randn(3, 5, 3)).max_error <= 1e-9
