@@ -227,11 +227,31 @@ def squeeze(node: fx.Node, values: Values, expected: list[Expected]) -> None:
     node.kwargs = {}
 
 
+def like(name: str) -> Rewrite:
+    """view_as, reshape_as, expand_as: the sizes of another tensor, as long as that has them; then its sizes one by one."""
+
+    def rewrite(node: fx.Node, values: Values, expected: list[Expected]) -> None:
+        other, shape = _get_argument(node, 1, "other"), _last_shape(expected)
+        made: list[Any] = []
+        with node.graph.inserting_before(node):
+            for dim, (now, wanted) in enumerate(zip(values[other].shape, shape, strict=True)):
+                if now == wanted:
+                    made.append(node.graph.call_method("size", (other, dim)))
+                    values[made[-1]] = int(now)
+                else:
+                    made.append(wanted)
+        node.op, node.target = "call_method", name
+        node.args, node.kwargs = (node.args[0], *made), {}
+
+    return rewrite
+
+
 TABLE: dict[str, Rewrite] = {
     "view": sizes("size", hole=True),
     "reshape": sizes("shape", hole=True),
     **{name: sizes("size") for name in ("expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
     **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
+    **{f"{name}_as": like(name) for name in ("view", "reshape", "expand")},
     "repeat": sequence("repeats", 1, _repeats),
     "tile": sequence("dims", 1, _repeats),
     "unflatten": unflatten,

@@ -214,3 +214,33 @@ def test_a_layer_that_no_longer_copies_its_input() -> None:
     network = fxsparse.trace(Normed().eval(), torch.randn(2, 4, 8))
     (group,) = [group for group in network.groups if group.prunable]
     assert fxsparse.verify(network, network.shrink({group.name: [1]})).max_error < 1e-12
+
+
+class Gated(nn.Module):
+    """What comes out of a layer takes the form of what goes in, which has channels of its own."""
+
+    def __init__(self, form: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.form = form
+
+    def forward(self, x: Tensor) -> Any:
+        y = self.first(x).relu()
+        return self.last(self.form(self.gate(y.flatten(0, 1)), y))
+
+
+FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "reshape_as": lambda a, b: a.reshape_as(b),
+    "view_as": lambda a, b: a.view_as(other=b),
+    "expand_as": lambda a, b: a[:1].expand_as(b),
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_the_form_of_a_tensor_with_other_channels(name: str) -> None:
+    network = fxsparse.trace(Gated(FORMS[name]).eval(), torch.randn(2, 5, 6))
+    assert {g.name for g in network.groups if g.prunable} == {"first", "gate"}
+    for plan in ({"first": [0, 3, 4]}, {"gate": [1, 2, 5, 7]}, {"first": [0, 3], "gate": [2, 6, 7]}):
+        small = network.shrink(plan)
+        for shape in ((2, 5, 6), (3, 4, 6)):
+            assert fxsparse.verify(network, small, inputs=torch.randn(shape)).max_error <= 1e-9
