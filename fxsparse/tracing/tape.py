@@ -112,5 +112,21 @@ class Tape:
                 found.setdefault(one, []).append(call)
         return found
 
+    @functools.cached_property
+    def idle(self) -> frozenset[int]:
+        """The ids of results that no output depends on, once the run is over: attention weights that nobody asked for. None where plain
+        Python code took part, which may look at anything."""
+        if any(call.owner.graph is None for call in self.calls):
+            return frozenset()
+        needed = {ref.id for ref in self.outputs}
+        idle: set[int] = set()
+        for call in reversed(self.calls):
+            made = [ref.id for ref in refs(call.results)]
+            if made and needed.isdisjoint(made) and call.op.namespace == "aten" and not call.op._schema.is_mutable:
+                idle.update(made)
+            else:
+                needed.update(ref.id for ref in call.reads)
+        return frozenset(idle - needed)
+
     def shape(self, ref: Ref) -> tuple[int, ...]:
         return self.values[ref.id].shape
