@@ -50,7 +50,7 @@ for pin in PINS:
 
 def count(graph: torch.fx.Graph, bound: Any) -> None:
     """Write into the graph how far a loop ran, where that is a traced size."""
-    if isinstance(bound, TracedInt):
+    if isinstance(bound, TracedInt) and bound.home is graph:
         graph.call_function(rounds, (bound.make(), int(bound), user_line()))
 
 

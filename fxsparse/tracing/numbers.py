@@ -20,10 +20,11 @@ class TracedInt(int):
     """An int with an fx node behind it."""
 
     make: MakeNode
+    home: torch.fx.Graph  # in any other graph it is a plain number
 
-    def __new__(cls, value: int, make: MakeNode) -> TracedInt:
+    def __new__(cls, value: int, make: MakeNode, home: torch.fx.Graph) -> TracedInt:
         self = super().__new__(cls, value)
-        self.make = make
+        self.make, self.home = make, home
         return self
 
     def __deepcopy__(self, memo: dict[int, Any]) -> int:
@@ -37,32 +38,40 @@ class TracedFloat(float):
     """A float with an fx node behind it."""
 
     make: MakeNode
+    home: torch.fx.Graph
 
-    def __new__(cls, value: float, make: MakeNode) -> TracedFloat:
+    def __new__(cls, value: float, make: MakeNode, home: torch.fx.Graph) -> TracedFloat:
         self = super().__new__(cls, value)
-        self.make = make
+        self.make, self.home = make, home
         return self
 
 
 Traced = (TracedInt, TracedFloat)
 
 
-def _operand(value: Any) -> Any:
-    return value.make() if isinstance(value, Traced) else value
+def written(value: Any, graph: torch.fx.Graph) -> Any:
+    """The node behind a traced number of this graph, and any other value as it is. A number of another graph is plain: user code may have
+    kept it from an earlier trace."""
+    if not isinstance(value, Traced):
+        return value
+    if value.home is graph:
+        return value.make()
+    return int(value) if isinstance(value, int) else float(value)
 
 
 def _lift(function: Callable[..., Any], plain: Any, graph: Callable[[], torch.fx.Graph], *operands: Any) -> Any:
     memo: list[torch.fx.Node] = []
+    home = graph()
 
     def make() -> torch.fx.Node:
         if not memo:
-            memo.append(graph().call_function(function, tuple(_operand(x) for x in operands)))
+            memo.append(home.call_function(function, tuple(written(x, home) for x in operands)))
             memo[0].meta["value"] = plain
         return memo[0]
 
     if type(plain) is int:
-        return TracedInt(plain, make)
-    return TracedFloat(plain, make) if type(plain) is float else plain
+        return TracedInt(plain, make, home)
+    return TracedFloat(plain, make, home) if type(plain) is float else plain
 
 
 _graph_of: list[Callable[[], torch.fx.Graph]] = []  # the graph being built, innermost last

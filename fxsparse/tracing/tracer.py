@@ -20,10 +20,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import count, counted
-from fxsparse.tracing.numbers import Traced, TracedInt, building
+from fxsparse.tracing.numbers import Traced, TracedInt, building, written
 from fxsparse.tracing.recorder import ALONE, LOOKS, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.tape import Mode, Tape
@@ -125,7 +126,7 @@ class _Graphing(TorchFunctionMode):
         if isinstance(value, Tensor):
             return self.node_of(value)
         if isinstance(value, Traced):
-            return value.make()
+            return written(value, self.graph)
         if isinstance(value, torch.device) and value.type == "meta" and value.index is not None:
             return self.graph.call_function(getattr, (self.node_of(self.devices[value.index]), "device"))
         if isinstance(value, slice):
@@ -241,7 +242,7 @@ class _Graphing(TorchFunctionMode):
             if id(tensor) not in self.makers and id(tensor) not in self.attributes:
                 return int(value)  # type: ignore[return-value]
             self.alive.append(tensor)
-            known = self.sizes[id(tensor), dim] = TracedInt(int(value), make)
+            known = self.sizes[id(tensor), dim] = TracedInt(int(value), make, self.graph)
         return known
 
     def size_call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
@@ -376,7 +377,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
     patched = _patch_calls(graphing)
     nn.Module.training = training  # type: ignore[assignment]
     try:
-        with recording(recorder), patched, building(graphing.graph), counted(graphing.graph):
+        with recording(recorder), patched, building(graphing.graph), counted(graphing.graph), uncached(root):
             with graphing:
                 out = root.forward(*arguments, **keywords)
             flat, out_spec = tree_flatten(out)

@@ -1,0 +1,96 @@
+"""Functions with a cache that a model asks about shapes: sizes stay dynamic, and no trace sees another's numbers."""
+
+from __future__ import annotations
+
+import functools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxsparse
+
+
+@functools.lru_cache(maxsize=64)
+def folded(shape: tuple[int, ...]) -> tuple[int, int]:
+    return shape[0] * shape[1], shape[2]
+
+
+@functools.cache
+def ramp(width: int) -> Tensor:
+    return torch.arange(width) / width
+
+
+class Folding(nn.Module):
+    """A reshape whose sizes come out of a cached function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+        self.out = nn.Linear(5, 2)
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019
+    def rows(self, batch: int, length: int) -> int:
+        return batch * length
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.fc(x).relu().view(folded(tuple(self.fc(x).shape)))
+        result: Tensor = self.out(y).view(self.rows(x.shape[0], x.shape[1]), 2) + ramp(2)
+        return result
+
+
+@pytest.mark.parametrize("ran_before", [False, True])
+def test_sizes_out_of_a_cache_stay_dynamic(ran_before: bool) -> None:
+    model = Folding().eval()
+    x, longer = torch.randn(2, 3, 6), torch.randn(4, 7, 6)
+    folded.cache_clear()
+    if ran_before:
+        model(x)
+    network = fxsparse.trace(model, x)
+    assert network.origin.islands == ("",)  # all of it is a graph
+    assert torch.equal(network(longer), model(longer))
+    small = network.shrink({"fc": [0, 2]})
+    assert small(longer).shape == model(longer).shape
+    fxsparse.verify(network, small)
+
+
+def test_a_model_is_traced_twice() -> None:
+    model = Folding().eval()
+    networks = [fxsparse.trace(model, torch.randn(2, 3, 6)) for _ in range(2)]
+    longer = torch.randn(4, 7, 6)
+    assert all(torch.equal(network(longer), model(longer)) for network in networks)
+    assert all(network.origin.islands == ("",) for network in networks)
+
+
+def test_the_caches_are_left_as_they_were() -> None:
+    cached = folded
+    model = Folding().eval()
+    folded.cache_clear()
+    model(torch.randn(2, 3, 6))
+    fxsparse.trace(model, torch.randn(2, 3, 6))
+    assert folded is cached and folded.cache_info().currsize == 1
+    assert all(type(n) is int for n in folded((2, 3, 5)))
+
+
+class Keeping(nn.Module):
+    """Keeps a size of one run for the next."""
+
+    sizes: dict[str, int] = {}  # noqa: RUF012
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.sizes.setdefault("rows", x.shape[0] * 3)
+        result: Tensor = self.fc(x).reshape(rows // 3 * 3, 5)
+        return result
+
+
+def test_a_number_of_another_trace_is_a_plain_one() -> None:
+    Keeping.sizes.clear()
+    model, x = Keeping().eval(), torch.randn(2, 3, 6)
+    first = fxsparse.trace(model, x)
+    second = fxsparse.trace(model, x)
+    assert torch.equal(first(x), second(x))
+    assert [node.op for node in second.module.graphs["eval"].graph.nodes].count("call_method") == 1  # type: ignore[index, union-attr]
