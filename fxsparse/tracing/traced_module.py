@@ -90,7 +90,14 @@ class TracedModule(nn.Module):
                     f"{type(self).__name__} was traced with argument {value!r}, and got {given!r}; trace it again with that one"
                 )
         baked = {position for position, _ in traced.constants}
-        return [leaf for position, leaf in enumerate(leaves) if position not in baked]
+        tensors = [leaf for position, leaf in enumerate(leaves) if position not in baked]
+        stranger = next((leaf for leaf in tensors if not isinstance(leaf, Tensor)), self)
+        if stranger is not self:  # None in the place of a mask is another function, and a kernel may take it without a word
+            raise TraceError(
+                f"{type(self).__name__} was traced with a tensor where it got {stranger!r} now: "
+                f"it takes {_spelled(traced.in_spec, traced.constants)}; call it so, or trace it again"
+            )
+        return tensors
 
     def _interpret(self, traced: TracedGraph, leaves: list[Any]) -> Any:
         recorder = ACTIVE.get()
@@ -147,9 +154,10 @@ def flatten_call(cls: type, args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec
     return tree_flatten(given)
 
 
-def _spelled(spec: TreeSpec) -> str:
-    """Arguments by name, with an underscore for each tensor or plain value."""
-    given = tree_unflatten([_Blank()] * spec.num_leaves, spec)
+def _spelled(spec: TreeSpec, constants: tuple[tuple[int, Any], ...] = ()) -> str:
+    """Arguments by name, with an underscore for each tensor or plain value that is not given."""
+    values = dict(constants)
+    given = tree_unflatten([values.get(position, _Blank()) for position in range(spec.num_leaves)], spec)
     return ", ".join(f"{name}={value!r}" for name, value in given.items()) or "nothing"
 
 

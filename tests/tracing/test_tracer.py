@@ -163,6 +163,27 @@ def test_control_flow_on_data_leaves_islands_and_says_why(name: str) -> None:
     assert network.group("part.0").prunable
 
 
+class Masked(nn.Module):
+    """A layer that does something else without a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = self.fc(x)
+        if mask is None:
+            return y.cumsum(0)
+        return torch.nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=mask)
+
+
+def test_a_tensor_that_is_left_out_is_missed() -> None:
+    network = fxsparse.trace(Masked(), torch.randn(2, 3, 4), {"mask": torch.ones(2, 3, 3, dtype=torch.bool)})
+    message = r"Masked was traced with a tensor where it got None now: it takes x=_, mask=_; call it so, or trace it again"
+    with pytest.raises(fxsparse.TraceError, match=message):
+        network(torch.randn(2, 3, 4), mask=None)
+
+
 def test_values_that_cannot_be_made_up_are_named() -> None:
     with pytest.raises(fxsparse.TraceError, match=r"value of a tensor \(numpy\) at .*test_tracer.py:\d+, .*pass it as an argument"):
         trace(lambda y: y * float(y.detach().numpy().sum()), torch.randn(2, 4))
