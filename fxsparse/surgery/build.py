@@ -108,8 +108,7 @@ class Builder:
         traced = module.graphs[mode if mode in module.graphs else "eval"]
         nodes = {node.name: node for node in traced.graph.nodes}
         exit_node, entry_node = nodes[last.node], nodes[first.node]
-        source = entry_node.args[0]
-        assert isinstance(source, fx.Node)
+        source = entry_node.all_input_nodes[0]  # by position or by name
         index = torch.from_numpy(self.prediction.positions(gather.before, gather.after))
         name = f"_gather_{mode}_{exit_node.name}"
         device = next((t.device for t in self.module.parameters()), torch.device("cpu"))

@@ -214,7 +214,11 @@ def repeat_interleave(node: fx.Node, values: Values, expected: list[Expected]) -
     expanded = next(e.shapes[0] for e in expected if e.call.name == "aten.expand")
     dim = value_of(_get_argument(node, 2, "dim"), values)
     if expanded is not None and dim is not None:
-        _set_argument(node, 1, "repeats", expanded[dim_of(dim, len(expanded) - 1) + 1])
+        dim = dim_of(dim, len(expanded) - 1)
+        _set_argument(node, 1, "repeats", expanded[dim + 1])
+        if node.kwargs.get("output_size") is not None:
+            wanted = expanded[dim] * expanded[dim + 1]
+            _set_argument(node, 3, "output_size", in_proportion(node, node.kwargs["output_size"], wanted, values))
 
 
 def squeeze(node: fx.Node, values: Values, expected: list[Expected]) -> None:

@@ -61,7 +61,11 @@ FUNCTIONS: dict[str, Function] = {
     "pixel_shuffle": lambda y, z, w: F.pixel_shuffle(y, 2),
     "prelu": lambda y, z, w: F.prelu(y, w),
     "repeat_interleave": lambda y, z, w: torch.repeat_interleave(y[:, :6], repeats=2, dim=1),
+    "repeat_interleave of a known size": lambda y, z, w: y[:, :6].repeat_interleave(2, dim=1, output_size=12),
     "rms_norm": lambda y, z, w: F.rms_norm(y.transpose(1, 3), (12,), w),
+    "scaled_dot_product_attention, by name": lambda y, z, w: F.scaled_dot_product_attention(
+        query=y.flatten(2).mT, key=z.flatten(2).mT, value=y.flatten(2).mT
+    ),
     "select": lambda y, z, w: y * y.select(1, 7).unsqueeze(1),
     "slice, assigned": lambda y, z, w: _assigned(y, (ALL, slice(0, 6)), z[:, :6]),
     "slice, from the end": lambda y, z, w: torch.cat([y[:, -5:], y[:, :-5]], 1),
@@ -73,6 +77,7 @@ FUNCTIONS: dict[str, Function] = {
     "tensor_split, indices": lambda y, z, w: torch.cat(y.tensor_split([3, 7], 1)[::-1], 1),
     "tile, by name": lambda y, z, w: torch.tile(y[:, :6], dims=(2, 1, 1)),
     "unflatten": lambda y, z, w: y.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1, 2),
+    "unflatten, by name": lambda y, z, w: torch.unflatten(input=y, dim=1, sizes=(3, 4)).transpose(1, 2).flatten(start_dim=1, end_dim=2),
     "unfold": lambda y, z, w: F.unfold(y, 3, padding=1),
     "view of two axes": lambda y, z, w: y.view(-1, 4, 4).relu().view(-1, 12, 4, 4),
     "vsplit": lambda y, z, w: torch.cat(torch.vsplit(y.transpose(0, 1), [5])[::-1], 0).transpose(0, 1),
