@@ -21,6 +21,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import duplicate
 from fxsparse.tracing.recorder import ACTIVE
+from fxsparse.tracing.switches import guarded
 from fxsparse.tracing.tape import Mode
 
 _numbers = itertools.count()
@@ -44,7 +45,7 @@ class TracedGraph:
             namespace = dict(code.globals)
             exec(compile(code.src, name, "exec"), namespace)
             linecache.cache[name] = (len(code.src), None, code.src.splitlines(keepends=True), name)
-            self.function = namespace["forward"]
+            self.function = guarded(self.graph, namespace["forward"])
         return self.function
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedGraph:

@@ -27,6 +27,7 @@ from fxsparse.tracing.loops import count, counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building, written
 from fxsparse.tracing.recorder import ALONE, LOOKS, Recorder, advice, as_arguments, describe, first_line, meta_inputs, recording, user_line
 from fxsparse.tracing.replacements import free_attention
+from fxsparse.tracing.switches import Gradients, autocasts, enter_autocast, exit_autocast
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
 
@@ -67,6 +68,7 @@ class _Graphing(TorchFunctionMode):
         self.devices: dict[int, Tensor] = {}
         self.asked = itertools.cycle(range(1, 128))  # torch has 7 bits for a device's number: the eldest are given again
         self.sizes: dict[tuple[int, int], TracedInt] = {}
+        self.gradients = Gradients(self.graph)
         self.attributes = self._attribute_names()
         self.names = names_of(root)
 
@@ -155,6 +157,13 @@ class _Graphing(TorchFunctionMode):
             return self.node_call("call_function", setattr, func, (args[0], func.__self__.__name__, args[1]), {}, (args, kwargs))
         if name in PLAIN:
             return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            self.gradients.set(*args)
+            return func(*args)
+        if func is enter_autocast:  # a block in a graph that is traced again
+            return torch.autocast(*args).__enter__()
+        if func is exit_autocast:
+            return args[0].__exit__(None, None, None)
         if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
             raise TraceError(f"{LOOKS} ({name}) at {user_line()}")
         if name in SIZES and args and isinstance(args[0], Tensor):
@@ -377,7 +386,8 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
     patched = _patch_calls(graphing)
     nn.Module.training = training  # type: ignore[assignment]
     try:
-        with recording(recorder), patched, building(graphing.graph), counted(graphing.graph), uncached(root):
+        graph = graphing.graph
+        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph):
             with graphing:
                 out = root.forward(*arguments, **keywords)
             flat, out_spec = tree_flatten(out)
