@@ -48,6 +48,7 @@ class Recorder(TorchDispatchMode):
         self.failed = ""  # the innermost module that raised
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
+        self.truth = False  # what is answered where a network asks whether something is true
         self._ids: dict[int, int] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
@@ -133,7 +134,7 @@ class Recorder(TorchDispatchMode):
                 made = answer(*args, **kwargs)
                 if made is not NotImplemented:
                     self.tape.guessed = True
-                    return made
+                    return self.truth if made is False else made
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
         return self._shapes.run(func, args, kwargs)
@@ -316,10 +317,13 @@ def record(
     return record_in_place(copy, args, kwargs, mode, on_node=on_node)
 
 
-def record_in_place(copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run."""
+def record_in_place(
+    copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None, truth: bool = False
+) -> Tape:
+    """Like `record`, on a module that is on meta tensors already and may be run. `truth` is the answer where it asks for one."""
     recorder = Recorder(mode)
     recorder.on_node = on_node
+    recorder.truth = truth
     recorder.adopt(copy)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.utils._pytree import TreeSpec
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.recorder import LOOKS, record, record_in_place
+from fxsparse.tracing.recorder import ALONE, LOOKS, record, record_in_place
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, TracedModule, as_traced, flatten_call, original_class
@@ -38,7 +39,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     kwargs = dict(kwargs or {})
     prepared = replace_attention(shared_copy(model))
     try:
-        graphs, tapes, train_error = _both_modes(prepared, args, kwargs, "")
+        graphs, tapes, train_error = _both_modes(prepared, args, kwargs, "", exporting)
     except TraceError as whole_error:
         return _Islands(prepared, args, kwargs, str(whole_error)).run()
     notes = (f"train mode: {train_error}",) if train_error else ()
@@ -68,17 +69,40 @@ def _refuse(model: Any) -> None:
             )
 
 
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """While this is open, `torch.compiler.is_exporting()` says so, as under torch.export: code that looks at values for the sake of speed
+    alone, as whether a mask masks anything, leaves it then."""
+    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
+
+
 def _both_modes(
-    module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str, again: Callable[[], AbstractContextManager[None]] | None = None
 ) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
-    """The eval graph, and the train graph where the code asks for its mode."""
-    graph, tape, asked = trace_graph(meta_copy(module), args, kwargs, "eval", prefix)
+    """The eval graph, and the train graph where the code asks for its mode; each tried `again` in this context if it fails."""
+
+    def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
+        try:
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
+        except TraceError as error:
+            if again is None:
+                raise
+            with again(), contextlib.suppress(TraceError), ALONE:
+                return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
+            raise error
+
+    graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}
     tapes = [tape]
     train_error = ""
     if asked:
         try:
-            graphs["train"], train_tape, _ = trace_graph(meta_copy(module), args, kwargs, "train", prefix)
+            graphs["train"], train_tape, _ = graph_of("train")
             tapes.append(train_tape)
         except TraceError as error:
             train_error = f"the train mode of {type(module).__name__} could not be traced: {error}"
@@ -119,15 +143,22 @@ class _Islands:
 
     def record_originals(self) -> dict[Mode, Tape]:
         """The tape of the untouched model in both modes, and what each submodule is called with."""
+        tapes: dict[Mode, Tape] = {"eval": self.record_calls(truth=False)}
+        if tapes["eval"].guessed:  # the other answer may call the same parts in another way, as with None in the place of a mask
+            with contextlib.suppress(TraceError):
+                self.record_calls(truth=True)
+        with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
+            tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
+        return tapes
+
+    def record_calls(self, truth: bool) -> Tape:
+        """The tape in eval mode with one answer to all questions; notes the calls of all parts."""
         copy = meta_copy(self.shell)
         copy.eval()
         for name, module in copy.named_modules():
             if name:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
-        tapes: dict[Mode, Tape] = {"eval": record_in_place(copy, self.args, self.kwargs, "eval")}
-        with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
-            tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
-        return tapes
+        return record_in_place(copy, self.args, self.kwargs, "eval", truth=truth)
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         leaves, spec = flatten_call(type(module), args, kwargs)

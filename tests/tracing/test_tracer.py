@@ -177,11 +177,44 @@ class Masked(nn.Module):
         return torch.nn.functional.scaled_dot_product_attention(y, y, y, attn_mask=mask)
 
 
+class Skipping(nn.Module):
+    """Leaves out a mask that masks nothing, where it may look."""
+
+    def __init__(self, exporting: bool) -> None:
+        super().__init__()
+        self.part, self.last, self.exporting = Masked(), nn.Linear(4, 4), exporting
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        looks = not (self.exporting and torch.compiler.is_exporting())
+        y: Tensor = self.last(self.part(x, None if looks and bool(mask.all()) else mask))
+        return y
+
+
 def test_a_tensor_that_is_left_out_is_missed() -> None:
     network = fxsparse.trace(Masked(), torch.randn(2, 3, 4), {"mask": torch.ones(2, 3, 3, dtype=torch.bool)})
     message = r"Masked was traced with a tensor where it got None now: it takes x=_, mask=_; call it so, or trace it again"
     with pytest.raises(fxsparse.TraceError, match=message):
         network(torch.randn(2, 3, 4), mask=None)
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_part_that_another_answer_calls_in_another_way_stays_python(masked: bool) -> None:
+    model = Skipping(exporting=False).eval()
+    x, mask = torch.randn(2, 3, 4), torch.ones(2, 3, 3, dtype=torch.bool)
+    mask[..., 0] = not masked
+    network = fxsparse.trace(model, (x, mask))
+    assert network.origin.islands == ()
+    torch.testing.assert_close(network(x, mask), model(x, mask))
+
+
+def test_code_that_looks_at_values_unless_it_is_exported_is_traced_as_a_whole() -> None:
+    model = Skipping(exporting=True).eval()
+    x, mask = torch.randn(2, 3, 4), torch.ones(2, 3, 3, dtype=torch.bool)
+    mask[..., 0] = False
+    network = fxsparse.trace(model, (x, mask))
+    assert network.origin.islands == ("",) and not network.notes
+    assert not torch.compiler.is_exporting() and not torch.compiler.is_compiling()
+    torch.testing.assert_close(network(x, mask), model(x, mask))
 
 
 def test_values_that_cannot_be_made_up_are_named() -> None:
