@@ -13,6 +13,7 @@ import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -138,11 +139,11 @@ class _Graphing(TorchFunctionMode):
             return items if isinstance(value, list) else tuple(items)
         if isinstance(value, dict):
             return {k: self.argument(v) for k, v in value.items()}
-        if (
-            value is None
-            or value is Ellipsis
-            or isinstance(value, (bool, int, float, complex, str, torch.dtype, torch.memory_format, torch.layout, torch.device))
-        ):
+        if isinstance(value, np.generic):
+            return value.item()
+        if isinstance(value, (bool, int, float, complex, str)):
+            return _builtin(value)
+        if value is None or value is Ellipsis or isinstance(value, (torch.dtype, torch.memory_format, torch.layout, torch.device)):
             return value
         raise TraceError(f"an argument of type {type(value).__name__} cannot stand in a graph")
 
@@ -198,7 +199,8 @@ class _Graphing(TorchFunctionMode):
             args = tuple(_plain(a) if not isinstance(a, Tensor) else a for a in args)
         node = self.graph.create_node(op, target, self.argument(tuple(args)), self.argument(dict(kwargs)))
         if getattr(func, "__name__", "") == "scaled_dot_product_attention":
-            node.meta["scale"] = 1.0 / math.sqrt(real[0][0].shape[-1])  # what the default stands for; it must not follow a pruned width
+            query = real[0][0] if real[0] else real[1]["query"]
+            node.meta["scale"] = 1.0 / math.sqrt(query.shape[-1])  # what the default stands for; it must not follow a pruned width
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
         mark = self.recorder.mark()
@@ -338,6 +340,12 @@ def _version(tensor: Tensor) -> int:
 
 def _versions(tree: Any) -> dict[int, int]:
     return {id(leaf): _version(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+
+
+def _builtin(value: Any) -> Any:
+    """A number or a string without its class: the code of a graph is text, and an enumeration's member is none."""
+    kind = next(each for each in (bool, int, float, complex, str) if isinstance(value, each))
+    return value if type(value) is kind else kind.__add__(value, kind())  # type: ignore[operator]
 
 
 def _without_number(device: torch.device) -> torch.device:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import concurrent.futures
+import enum
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -63,6 +65,29 @@ def test_the_batch_stays_dynamic(name: str) -> None:
     for batch in (2, 5):
         x = torch.randn(batch, 4)
         torch.testing.assert_close(network(x), model(x))
+
+
+class Rounding(enum.StrEnum):
+    FLOOR = "floor"
+
+
+class Axes(enum.IntEnum):
+    LAST = 1
+
+
+NUMBERS: dict[str, Callable[[Tensor], Tensor]] = {
+    "a float of numpy": lambda y: y * np.log(3.0),
+    "an int of numpy": lambda y: y.reshape(np.int64(2), -1),  # type: ignore[call-overload]
+    "a member of an enumeration": lambda y: y.sum(Axes.LAST),
+    "a string of an enumeration": lambda y: torch.div(y, 3, rounding_mode=Rounding.FLOOR),
+}
+
+
+@pytest.mark.parametrize("name", sorted(NUMBERS))
+def test_numbers_and_strings_of_other_classes(name: str) -> None:
+    model, network = trace(NUMBERS[name], x := torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    torch.testing.assert_close(network(x), model(x))
 
 
 def test_a_size_is_an_int_that_remembers() -> None:
