@@ -89,12 +89,11 @@ def _both_modes(
     def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
         try:
             return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
-        except TraceError as error:
+        except TraceError:
             if again is None:
                 raise
-            with again(), contextlib.suppress(TraceError), ALONE:
-                return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
-            raise error
+        with ALONE, again():  # what still stands in the way is what there is to say
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
 
     graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}

@@ -51,6 +51,7 @@ SIZES: dict[str, Callable[[Tensor], Tensor]] = {
     "numel": lambda y: y.view(y.numel()),
     "unpacked": lambda y: y.reshape((lambda n, c: (n, 1, c))(*y.shape)),  # type: ignore[arg-type]
     "scaled by a root": lambda y: y / y.shape[1] ** 0.5,
+    "half of it": lambda y: y * (y.shape[0] * 0.5 - 0.25) + y.shape[0] / 4.0 + y.shape[0] ** -0.5,
     "a loop": lambda y: torch.stack([y[:, i] for i in range(y.shape[1])], 1),
     "made": lambda y: y + torch.ones(y.shape[0], 1, device=y.device),
     "made many times": lambda y: sum((torch.ones(1, device=(y + i).device) for i in range(130)), y),
