@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from fxsparse.axes.factors import Axis
-from fxsparse.axes.factors import size as size_of
 from fxsparse.axes.site import dim_of
 from fxsparse.surgery.expectation import Expected
 from fxsparse.surgery.symbols import Values, in_proportion, may_vary, value_of, with_dense_widths
@@ -26,29 +24,20 @@ def name_of(node: fx.Node) -> str:
     return node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
 
-def written(
-    node: fx.Node, args: Sequence[Any], wanted: Sequence[int], values: Values, hole: bool = False, axes: Sequence[Axis] = ()
-) -> list[Any]:
+def written(node: fx.Node, args: Sequence[Any], wanted: Sequence[int], values: Values, hole: bool = False) -> list[Any]:
     """Sizes as they should be written: what is right stays as it is (symbolic, or -1), the rest becomes a number. With `hole`, one that
     may follow the inputs becomes -1."""
-    wrong = [i for i, (arg, size) in enumerate(zip(args, wanted, strict=True)) if value_of(arg, values) not in (-1, size)]
-    place = _hole(args, wrong, wanted, values, axes) if hole and not any(value_of(arg, values) == -1 for arg in args) else None
-    made: list[Any] = list(args)
-    for i in wrong:
-        made[i] = -1 if i == place else in_proportion(node, args[i], wanted[i], values)
+    hole = hole and not any(value_of(arg, values) == -1 for arg in args)
+    made: list[Any] = []
+    for arg, size in zip(args, wanted, strict=True):
+        if value_of(arg, values) in (-1, size):
+            made.append(arg)
+        elif hole and may_vary(arg, values):
+            made.append(-1)
+            hole = False
+        else:
+            made.append(in_proportion(node, arg, size, values))
     return made
-
-
-def _hole(args: Sequence[Any], wrong: Sequence[int], wanted: Sequence[int], values: Values, axes: Sequence[Axis]) -> int | None:
-    """Which of the wrong sizes may follow the inputs. One that is computed from batch x heads may, though that size has changed: where its
-    axis has a free part, or has lost nothing, or has several parts at least."""
-    computed = [i for i in wrong if isinstance(args[i], fx.Node)]
-    known = [i for i in computed if i < len(axes)]
-    vary = [i for i in computed if may_vary(args[i], values)]
-    free = [i for i in known if any(factor.free for factor in axes[i])]
-    whole = [i for i in known if size_of(axes[i]) == wanted[i]]
-    several = [i for i in known if len(axes[i]) > 1]
-    return next((i for i in (*vary, *free, *whole, *several)), None)
 
 
 def _set_argument(node: fx.Node, position: int, name: str, value: Any) -> None:
@@ -77,11 +66,9 @@ def sequence(name: str, position: int, wanted: Callable[[list[Expected]], Sequen
 
     def rewrite(node: fx.Node, values: Values, expected: list[Expected]) -> None:
         numbers = list(wanted(expected))
-        axes = (expected[-1].axes[0] if hole else None) or []
 
         def made(args: Any) -> list[Any]:
-            first = len(numbers) - len(args)
-            return written(node, args, numbers[first:], values, hole, axes[first:] if len(axes) == len(numbers) else ())
+            return written(node, args, numbers[len(numbers) - len(args) :], values, hole)
 
         if name in node.kwargs:
             node.kwargs = {**node.kwargs, name: made(node.kwargs[name])}

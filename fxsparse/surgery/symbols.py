@@ -43,6 +43,8 @@ def in_proportion(user: fx.Node, arg: Any, wanted: int, values: Values) -> Any:
     now = value_of(arg, values)
     if now == wanted:
         return arg
+    if isinstance(arg, fx.Node) and arg.op == "call_function" and arg.meta.get("value") == wanted:
+        return with_dense_sizes(user, arg, values)
     if not now or not may_vary(arg, values):
         return wanted
     common = math.gcd(now, wanted)
@@ -51,6 +53,19 @@ def in_proportion(user: fx.Node, arg: Any, wanted: int, values: Values) -> Any:
         if number != 1:
             made = _node(user, function, (made, number), values)
     return made
+
+
+def with_dense_sizes(user: fx.Node, arg: Any, values: Values) -> Any:
+    """A size that pruning leaves alone, computed from sizes that it changes: (batch x 7 heads) // 8 becomes
+    (batch x 7 heads x 8 / 7) // 8."""
+    if not isinstance(arg, fx.Node) or "value" not in arg.meta or values[arg] == arg.meta["value"]:
+        return arg
+    if arg.op != "call_function":
+        dense = arg.meta["value"]
+        common = math.gcd(values[arg], dense)
+        scaled = _node(user, operator.mul, (arg, dense // common), values)
+        return _node(user, operator.floordiv, (scaled, values[arg] // common), values)
+    return _node(user, arg.target, tuple(with_dense_sizes(user, each, values) for each in arg.args), values)
 
 
 def with_dense_widths(user: fx.Node, arg: fx.Node, values: Values) -> Any:

@@ -83,7 +83,9 @@ def _binary(name: str, function: Callable[[Any, Any], Any], reflected: bool) -> 
     def method(self: Any, other: Any, *rest: Any) -> Any:
         base = base_int if isinstance(self, int) else base_float
         plain = base(self, other) if base is not None else NotImplemented
-        if plain is NotImplemented and isinstance(other, float) and base_float is not None:  # an int leaves it to the float, which forgets where the int is from
+        if (
+            plain is NotImplemented and isinstance(other, float) and base_float is not None
+        ):  # an int leaves it to the float, which forgets where the int is from
             plain = base_float(float(self), other)
         if plain is NotImplemented or not _graph_of:
             return plain

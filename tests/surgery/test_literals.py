@@ -70,7 +70,15 @@ def batch_of_a_token_out_of_heads_and_batch(y: Tensor) -> Tensor:
     return batch_out_of_heads_and_batch(torch.cat([tokens, y], 1))
 
 
+def a_count_of_the_batch(y: Tensor) -> Tensor:
+    heads = y.unflatten(2, (4, 6)).transpose(1, 2).flatten(0, 1)
+    table = torch.ones(1, y.shape[1], 6).repeat(heads.size(0) // 4, 1, 1)
+    out: Tensor = (heads.relu().unflatten(0, (-1, 4)) * table[:, None]).transpose(1, 2).flatten(2)
+    return out
+
+
 FUNCTIONS: dict[str, Callable[[Tensor], Any]] = {
+    "batch, counted by heads": a_count_of_the_batch,
     "batch x heads": heads_in_the_batch,
     "batch out of batch x heads": batch_out_of_heads_and_batch,
     "batch of a token out of batch x heads": batch_of_a_token_out_of_heads_and_batch,
