@@ -1,4 +1,4 @@
-"""Groups that no surgery could change: sizes written in Python code that could not be traced.
+"""Groups that no surgery could change: sizes written in Python code that could not be traced, or in autograd functions.
 
 Only groups that meet such code are tried, each with one unit less, on meta tensors: all at once, and where that fails, by halves.
 """
@@ -19,8 +19,10 @@ from fxsparse.channels.groups import Structure
 from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.plan import predict
+from fxsparse.tracing.functions import Applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.tape import refs
+from fxsparse.tracing.traced_module import TracedModule
 
 
 def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[str, Any]]) -> Structure:
@@ -39,10 +41,12 @@ def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[
 def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
     """Prunable groups that meet a call of untraced Python code; torch's own modules are resized wherever they stand."""
     leaves = {name for name, module in skeleton.named_modules() if is_leaf(module)}
+    opaque = _autograd_functions(skeleton)
     factors: dict[int, Factor] = {}
     for each in structure.reading.tapes:
         for call in each.tape.calls:
-            if call.owner.node is not None or call.owner.module in leaves:
+            python = call.owner.node is None and call.owner.module not in leaves
+            if not python and (call.owner.graph, call.owner.node) not in opaque:
                 continue
             for ref in (*call.reads, *refs(call.results)):
                 factors.update((factor.uid, factor) for axis in each.axes.get(ref.id, ()) for factor in axis)
@@ -51,6 +55,13 @@ def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
         name for name, group in structure.groups.items()
         if group.prunable and len(group.units) > 1 and int(structure.group_of_class[structure.classes[name][0]]) in met
     ]  # fmt: skip
+
+
+def _autograd_functions(skeleton: nn.Module) -> set[tuple[str | None, str | None]]:
+    """Graph and name of each node that runs one: its own Python code is not traced."""
+    graphs = ((name, module.graphs) for name, module in skeleton.named_modules() if isinstance(module, TracedModule))
+    nodes = ((name, node) for name, modes in graphs for traced in modes.values() for node in traced.graph.nodes)
+    return {(name, node.name) for name, node in nodes if isinstance(node.target, Applied)}
 
 
 def _groups_of(structure: Structure, factor: Factor) -> list[int]:

@@ -39,10 +39,13 @@ class Gradients:
 
     def __init__(self, graph: torch.fx.Graph) -> None:
         self.graph = graph
+        self.silent = False
         self.open: list[tuple[torch.fx.Node, Any]] = []  # the node that began a block, and the object that stands for the block
 
     def set(self, enabled: bool) -> None:
         """`torch._C._set_grad_enabled` was called; who called it says whether a block begins or ends."""
+        if self.silent:
+            return
         frame: Any = sys._getframe(1)
         while frame is not None and not (_is_mode(frame) or frame.f_code in (switch_gradients.__code__, restore_gradients.__code__)):
             frame = frame.f_back
@@ -57,6 +60,15 @@ class Gradients:
                 self.graph.call_function(restore_gradients, (self.open.pop()[0],))
         elif block is None or not self.open or self.open[-1][1] is not block:  # torch.set_grad_enabled switches when made, and again
             self.open.append((self.graph.call_function(switch_gradients, (enabled,)), block))
+
+    @contextlib.contextmanager
+    def muted(self) -> Iterator[None]:
+        """While this is open, nothing is written."""
+        before, self.silent = self.silent, True
+        try:
+            yield
+        finally:
+            self.silent = before
 
 
 def _is_mode(frame: Any) -> bool:

@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_map_only
 from fxsparse.errors import TraceError
 from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import names_of
+from fxsparse.tracing.functions import applied, noticed
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import count, counted
 from fxsparse.tracing.numbers import Traced, TracedInt, building, written
@@ -271,6 +272,27 @@ class _Graphing(TorchFunctionMode):
             total = extent * total
         return total
 
+    def function_call(self, apply: Callable[..., Any], cls: type, args: Any, kwargs: Any) -> Any:
+        """An autograd function: a node with its own backward, where its arguments can stand in a graph. Where they cannot, as with a
+        function to call (checkpointing), it is traced through, and its forward runs without gradients for its own reasons."""
+        if self.in_leaf or self.recorder.silent:
+            return apply(*args, **kwargs)
+        try:
+            self.argument(args), self.argument(kwargs)
+        except TraceError:
+            with self.gradients.muted():
+                return apply(*args, **kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.in_leaf = True
+            try:
+                with torch._C.DisableTorchFunction():
+                    return apply(*args, **kwargs)
+            finally:
+                self.in_leaf = False
+
+        return self.node_call("call_function", applied(cls), run, args, kwargs, (args, kwargs))
+
     # ---- modules --------------------------------------------------------------------------------------------------------------
 
     def module_call(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
@@ -394,8 +416,8 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
     patched = _patch_calls(graphing)
     nn.Module.training = training  # type: ignore[assignment]
     try:
-        graph = graphing.graph
-        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph):
+        graph, calls = graphing.graph, noticed(graphing.function_call)
+        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls:
             with graphing:
                 out = root.forward(*arguments, **keywords)
             flat, out_spec = tree_flatten(out)
