@@ -52,7 +52,7 @@ DATA_DEPENDENT = frozenset(
     ]
 )
 PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
-SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension"}
+SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension", "stride"}
 
 
 class _Graphing(TorchFunctionMode):
@@ -69,7 +69,7 @@ class _Graphing(TorchFunctionMode):
         self.alive: list[Any] = []
         self.devices: dict[int, Tensor] = {}
         self.asked = itertools.cycle(range(1, 128))  # torch has 7 bits for a device's number: the eldest are given again
-        self.sizes: dict[tuple[int, int], TracedInt] = {}
+        self.sizes: dict[tuple[int, int, str], TracedInt] = {}
         self.gradients = Gradients(self.graph)
         self.attributes = self._attribute_names()
         self.names = names_of(root)
@@ -240,31 +240,35 @@ class _Graphing(TorchFunctionMode):
     def shape(self, tensor: Tensor) -> torch.Size:
         return torch.Size([self.extent(tensor, dim, n) for dim, n in enumerate(tensor.shape)])
 
-    def extent(self, tensor: Tensor, dim: int, value: int) -> TracedInt:
-        known = self.sizes.get((id(tensor), dim))
+    def strides(self, tensor: Tensor) -> tuple[TracedInt, ...]:
+        return tuple(self.extent(tensor, dim, n, "stride") for dim, n in enumerate(tensor.stride()))
+
+    def extent(self, tensor: Tensor, dim: int, value: int, what: str = "size") -> TracedInt:
+        known = self.sizes.get((id(tensor), dim, what))
         if known is None or int(known) != int(value):
             memo: list[torch.fx.Node] = []
 
             def make() -> torch.fx.Node:
                 if not memo:
-                    memo.append(self.graph.call_method("size", (self.node_of(tensor), dim)))
+                    memo.append(self.graph.call_method(what, (self.node_of(tensor), dim)))
                     memo[0].meta["value"] = int(value)
                 return memo[0]
 
             if id(tensor) not in self.makers and id(tensor) not in self.attributes:
                 return int(value)  # type: ignore[return-value]
             self.alive.append(tensor)
-            known = self.sizes[id(tensor), dim] = TracedInt(int(value), make, self.graph)
+            known = self.sizes[id(tensor), dim, what] = TracedInt(int(value), make, self.graph)
         return known
 
     def size_call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         if name in ("dim", "ndimension"):
             return func(*args, **kwargs)
-        shape = self.shape(tensor)
-        if name == "size":
+        if name in ("size", "stride"):
             rest = args[1:] or tuple(kwargs.values())
+            shape = self.shape(tensor) if name == "size" else self.strides(tensor)
             return shape[rest[0]] if rest and rest[0] is not None else shape
+        shape = self.shape(tensor)
         if name == "__len__":
             return shape[0]
         total: Any = 1

@@ -91,6 +91,21 @@ def test_numbers_and_strings_of_other_classes(name: str) -> None:
     torch.testing.assert_close(network(x), model(x))
 
 
+def windows(y: Tensor) -> Tensor:
+    turned = y.transpose(0, 1)
+    shape, strides = (3, turned.shape[1], 2), (turned.stride()[0], turned.stride(1), turned.stride(0))
+    return turned.as_strided(shape, strides).sum(2).mT
+
+
+def test_strides_follow_the_batch() -> None:
+    model = Calls(lambda y: windows(y.mT.contiguous().mT)).eval()
+    network = fxsparse.trace(model, torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    for batch in (2, 5):
+        x = torch.randn(batch, 4)
+        torch.testing.assert_close(network(x), model(x))
+
+
 def test_a_size_is_an_int_that_remembers() -> None:
     seen: list[Any] = []
 
