@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
-from torch.utils._pytree import TreeSpec
+from torch.utils._pytree import TreeSpec, tree_leaves
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
@@ -86,14 +86,23 @@ def _both_modes(
 ) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
     """The eval graph, and the train graph where the code asks for its mode; each tried `again` in this context if it fails."""
 
+    device = next(
+        (
+            t.device.type
+            for t in (*module.parameters(), *module.buffers(), *tree_leaves((args, dict(kwargs))))
+            if isinstance(t, torch.Tensor)
+        ),
+        "cpu",
+    )
+
     def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
         try:
-            return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
         except TraceError:
             if again is None:
                 raise
         with ALONE, again():  # what still stands in the way is what there is to say
-            return trace_graph(meta_copy(module), args, kwargs, mode, prefix)
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
 
     graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}

@@ -58,9 +58,10 @@ SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension", "stride"}
 class _Graphing(TorchFunctionMode):
     """Writes one graph."""
 
-    def __init__(self, root: nn.Module, recorder: Recorder, prefix: str) -> None:
+    def __init__(self, root: nn.Module, recorder: Recorder, prefix: str, device: str) -> None:
         super().__init__()
         self.root = root
+        self.device = device  # the type of the one that the user's model is on: code asks for it
         self.recorder = recorder
         self.prefix = prefix  # qualified name of the root inside the whole model
         self.in_leaf = False  # inside a call that is a node already
@@ -68,7 +69,7 @@ class _Graphing(TorchFunctionMode):
         self.makers: dict[int, Callable[[], torch.fx.Node]] = {}
         self.alive: list[Any] = []
         self.devices: dict[int, Tensor] = {}
-        self.asked = itertools.cycle(range(1, 128))  # torch has 7 bits for a device's number: the eldest are given again
+        self.asked = itertools.cycle(range(32, 128))  # torch has 7 bits for a device's number: the eldest are given again
         self.sizes: dict[tuple[int, int, str], TracedInt] = {}
         self.gradients = Gradients(self.graph)
         self.attributes = self._attribute_names()
@@ -131,7 +132,7 @@ class _Graphing(TorchFunctionMode):
             return self.node_of(value)
         if isinstance(value, Traced):
             return written(value, self.graph)
-        if isinstance(value, torch.device) and value.type == "meta" and value.index is not None:
+        if isinstance(value, torch.device) and value.index in self.devices and value.type == self.device:
             return self.graph.call_function(getattr, (self.node_of(self.devices[value.index]), "device"))
         if isinstance(value, slice):
             return slice(*(self.argument(v) for v in (value.start, value.stop, value.step)))
@@ -206,7 +207,7 @@ class _Graphing(TorchFunctionMode):
         self.recorder.node = (self.prefix, node.name)
         mark = self.recorder.mark()
         if self.devices:
-            real = tree_map_only(torch.device, _without_number, real)
+            real = tree_map_only(torch.device, self.without_number, real)
         given = _versions(real)
         try:
             out = func(*real[0], **real[1])
@@ -219,6 +220,10 @@ class _Graphing(TorchFunctionMode):
             self.graph.erase_node(node)
         return out
 
+    def without_number(self, device: torch.device) -> torch.device:
+        """The device that a numbered, traced one stands for."""
+        return torch.device("meta") if device.type == self.device and device.index in self.devices else device
+
     def attribute(self, name: str, tensor: Tensor, getter: Any) -> Any:
         if name == "shape":
             return self.shape(tensor)
@@ -230,7 +235,10 @@ class _Graphing(TorchFunctionMode):
                 return device
             number = next(self.asked)
             self.devices[number] = tensor
-            return torch.device("meta", number)
+            return torch.device(self.device, number)
+        if name in ("is_cpu", "is_cuda", "is_meta"):
+            with torch._C.DisableTorchFunction():
+                return name == f"is_{self.device}" if tensor.is_meta else getter(tensor)
         if name == "data":
             return self.node_call("call_method", "detach", Tensor.detach, (tensor,), {}, ((tensor,), {}))
         if name in ("T", "mT", "H", "mH", "real", "imag"):
@@ -307,6 +315,8 @@ class _Graphing(TorchFunctionMode):
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
         self.in_leaf = True  # its parametrizations are modules as well
+        if self.devices:
+            args, kwargs = tree_map_only(torch.device, self.without_number, (args, kwargs))
         given = {} if getattr(module, "inplace", False) else _versions((args, kwargs))
         try:
             with torch._C.DisableTorchFunction():
@@ -374,11 +384,6 @@ def _builtin(value: Any) -> Any:
     return value if type(value) is kind else kind.__add__(value, kind())  # type: ignore[operator]
 
 
-def _without_number(device: torch.device) -> torch.device:
-    """The device that a numbered, traced one stands for."""
-    return torch.device("meta") if device.type == "meta" else device
-
-
 def _plain(value: Any) -> Any:
     """Nested lists of numbers as plain numbers: torch.tensor([h, w]) is a constant of this image size."""
     if isinstance(value, (list, tuple)):
@@ -398,18 +403,23 @@ class _TrainingRead:
         return self.mode == "train"
 
 
-def trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = "") -> tuple[TracedGraph, Tape, bool]:
-    """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode."""
+def trace_graph(
+    root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = "", device: str = "meta"
+) -> tuple[TracedGraph, Tape, bool]:
+    """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode. `device` is the type of
+    the one that it is told it were on."""
     with ALONE:
-        return _trace_graph(root, args, kwargs, mode, prefix)
+        return _trace_graph(root, args, kwargs, mode, prefix, device)
 
 
-def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str) -> tuple[TracedGraph, Tape, bool]:
+def _trace_graph(
+    root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str, device: str
+) -> tuple[TracedGraph, Tape, bool]:
     root.train(mode == "train")
     recorder = Recorder(mode)
     recorder.refuses = True
     recorder.adopt(root)
-    graphing = _Graphing(root, recorder, prefix)
+    graphing = _Graphing(root, recorder, prefix, device)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs)))
     leaves, in_spec = flatten_call(type(root), arguments, keywords)
     constants, placeholders = _placeholders(graphing, recorder, leaves)

@@ -68,6 +68,27 @@ def test_the_batch_stays_dynamic(name: str) -> None:
         torch.testing.assert_close(network(x), model(x))
 
 
+def autocast(y: Tensor) -> Tensor:
+    with torch.autocast(y.device.type, torch.bfloat16):
+        return (y @ y.mT).float()
+
+
+DEVICES: dict[str, Callable[[Tensor], Tensor]] = {
+    "its type": lambda y: y.relu() if y.device.type == "cpu" else y.tanh(),
+    "a question": lambda y: y.relu() if y.is_cpu and not y.is_cuda and not y.is_meta else y.tanh(),
+    "by name": lambda y: y + torch.ones(y.shape[0], 1, device=y.device.type),
+    "as itself": lambda y: y + torch.ones(y.shape[0], 1, device=y.device).to(y.device),
+    "of autocast": autocast,
+}
+
+
+@pytest.mark.parametrize("name", sorted(DEVICES))
+def test_code_that_asks_for_the_device_is_told_the_models(name: str) -> None:
+    model, network = trace(DEVICES[name], x := torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    torch.testing.assert_close(network(x), model(x))
+
+
 class Rounding(enum.StrEnum):
     FLOOR = "floor"
 
