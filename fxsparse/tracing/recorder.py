@@ -125,6 +125,8 @@ class Recorder(TorchDispatchMode):
         if any(leaf.is_meta for leaf in leaves):
             if not all(leaf.is_meta for leaf in leaves):
                 args, kwargs = mapped(self._on_meta, (args, kwargs))
+                if func.overloadpacket in _MASKED_FILL:  # its meta kernel wants a number as a tensor on meta, and no other does
+                    args = (*args[:2], *(each.to("meta") if isinstance(each, Tensor) else each for each in args[2:]))
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": torch.device("meta")}
             if self.refuses and func._schema.name == "aten::_local_scalar_dense" and not leaves[0].dtype.is_floating_point:
@@ -221,6 +223,9 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::equal": lambda a, b: False,
     "torchvision::nms": _rows,
 }
+
+
+_MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 
 
 @contextlib.contextmanager

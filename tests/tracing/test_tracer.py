@@ -89,6 +89,28 @@ def test_code_that_asks_for_the_device_is_told_the_models(name: str) -> None:
     torch.testing.assert_close(network(x), model(x))
 
 
+def sampled(y: Tensor) -> Tensor:
+    return torch.distributions.Normal(y, y.exp()).rsample()
+
+
+ALLOWED: dict[str, Callable[[Tensor], Tensor]] = {
+    "a number as a tensor in a mask": lambda y: y.masked_fill(y > 0, torch.tensor(-3.0)) + y.clone().masked_fill_(y > 0, torch.tensor(1.0)),
+    "a sample of a distribution": sampled,
+}
+
+
+@pytest.mark.parametrize("name", sorted(ALLOWED))
+def test_what_torch_itself_would_refuse_on_meta(name: str) -> None:
+    model, network = trace(ALLOWED[name], x := torch.randn(2, 4))
+    assert network.origin.islands == ("",)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        expected = model(x)
+        torch.manual_seed(0)
+        torch.testing.assert_close(network(x), expected)
+    assert torch.distributions.Normal(0.0, 1.0)._validate_args
+
+
 class Rounding(enum.StrEnum):
     FLOOR = "floor"
 
