@@ -7,12 +7,14 @@ number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that th
 from __future__ import annotations
 
 import contextlib
+import random
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -225,6 +227,22 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
 }
 
 
+@contextlib.contextmanager
+def same_luck() -> Iterator[None]:
+    """While this is open, what a network draws by chance is the same in each recording, as with layers that are left out at random; the
+    user's generators are as they were afterwards."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+
+
 _MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 
 
@@ -270,7 +288,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
 
     torch.autocast.__init__ = autocast  # type: ignore[method-assign]
     try:
-        with torch.no_grad(), recorder:
+        with same_luck(), torch.no_grad(), recorder:
             yield
     finally:
         torch.autocast.__init__ = enter  # type: ignore[method-assign]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -41,3 +44,32 @@ def test_a_part_that_finds_rows_is_no_island() -> None:
         x = torch.randn(5, 4)
         torch.testing.assert_close(network(x), model(x))
     assert type(network.module.get_submodule("finder")) is Finder
+
+
+class Dropped(nn.Module):
+    """Leaves out layers at random, and looks at what it draws."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 6)) for _ in range(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for index, layer in enumerate(self.layers):
+            chance = (random.random(), float(np.random.uniform()), float(torch.rand([])))[index % 3]
+            if chance < 0.5 or bool(x.sum() > 1e9):
+                x = x + layer(x)
+        return x
+
+
+def test_what_is_drawn_is_the_same_in_each_recording_and_the_generators_go_on() -> None:
+    model = Dropped().eval()
+    torch.manual_seed(1)
+    np.random.seed(1)
+    random.seed(1)
+    before = torch.get_rng_state(), np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate()
+    network = fxsparse.trace(model, torch.zeros(2, 6))
+    assert network.origin.islands
+    for _ in range(3):
+        network.shrink({group.name: group.units[:-1] for group in network.groups if group.prunable})
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate())
