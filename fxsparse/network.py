@@ -24,6 +24,7 @@ from fxsparse.channels.groups import Group, Structure, group
 from fxsparse.channels.view import to_networkx
 from fxsparse.errors import PlanError
 from fxsparse.surgery.build import as_new_parameter, build
+from fxsparse.surgery.faithful import require_faithful
 from fxsparse.surgery.feasible import feasible
 from fxsparse.surgery.growth import initialised
 from fxsparse.surgery.journal import Init, Journal, Places, convert
@@ -253,11 +254,14 @@ class Network:
 
 @collected_later()
 @remembered()
-def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None) -> Network:
+def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, *, check: bool = False) -> Network:
     """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
-    network shares its parameters."""
+    network shares its parameters. With `check`, model and traced module run on the inputs, and on twice as many, and must agree."""
     args = as_arguments(example_inputs)
-    return analysed(trace_module(model, args, kwargs), example_inputs_of(args, kwargs), type(model))
+    network = analysed(trace_module(model, args, kwargs), example_inputs_of(args, kwargs), type(model))
+    if check:
+        require_faithful(model, network.module, args, dict(kwargs or {}))
+    return network
 
 
 @collected_later()

@@ -31,8 +31,10 @@ Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable r
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
 
 
-def traced(model: str, weights: Path | None, shape: str | None, threads: int | None, saved: Path | None = None) -> Network:
-    """The model that the shared options describe, as a Network."""
+def traced(
+    model: str, weights: Path | None, shape: str | None, threads: int | None, saved: Path | None = None, *, check: bool = False
+) -> Network:
+    """The model that the shared options describe, as a Network; with `check`, one that does on real values what the model does."""
     if threads is not None:
         torch.set_num_threads(threads)
     with warnings.catch_warnings():
@@ -41,7 +43,7 @@ def traced(model: str, weights: Path | None, shape: str | None, threads: int | N
             sizes_of(shape)  # wrong usage, though the folder knows its inputs
             return load(saved, build_alone(model, weights))
         loaded = build(model, weights, shape=sizes_of(shape))
-        return trace(loaded.model, loaded.inputs, loaded.kwargs)
+        return trace(loaded.model, loaded.inputs, loaded.kwargs, check=check)
 
 
 def sizes_of(text: str | None) -> list[int] | None:

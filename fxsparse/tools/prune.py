@@ -104,7 +104,7 @@ def prune(
     require_room(out)
     batches = sample(data, images, batch, seed, size)
     wanted = read_plan(plan) if plan is not None else None
-    network = traced(model, weights, shape, threads, saved)
+    network = traced(model, weights, shape, threads, saved, check=prove)
     console = plain(stderr=as_json)
     timing, proofs = Timing(write=console.print), VerifyEach(write=console.print)
     notes: tuple[str, ...] = ()
