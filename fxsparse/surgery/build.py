@@ -23,6 +23,7 @@ from fxsparse.errors import PlanError, TraceError
 from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
+from fxsparse.surgery.symbols import write_dense
 from fxsparse.tracing.copies import copy_with
 from fxsparse.tracing.loops import PINS
 from fxsparse.tracing.recorder import ACTIVE, Recorder, meta_inputs, record_in_place
@@ -140,7 +141,11 @@ class Builder:
             if node.target in PINS:
                 node.update_arg(1, int(values[node.args[0]]))  # type: ignore[index]
             if runs is None:
-                return run()
+                try:
+                    return run()
+                except ArithmeticError:  # a scale, as (width // heads) ** -0.5, whose width is less than that now
+                    write_dense(node, values)
+                    return run()
             expected = [expectation.expected(p) for p in runs[min(occurrence, len(runs) - 1)]]
             return self._run_expected(node, run, values, expected)
 

@@ -81,6 +81,12 @@ def with_dense_widths(user: fx.Node, arg: fx.Node, values: Values) -> Any:
     return _node(user, arg.target, parts, values)
 
 
+def write_dense(node: fx.Node, values: Values) -> None:
+    """A number that cannot be computed from the sizes as they are now becomes what it was without any change of width."""
+    values[node] = math.nan  # another value than the dense one
+    node.args, node.target = (with_dense_widths(node, node, values),), operator.pos
+
+
 def _node(user: fx.Node, function: Any, args: tuple[Any, ...], values: Values) -> fx.Node:
     with user.graph.inserting_before(user):
         made = user.graph.call_function(function, args)

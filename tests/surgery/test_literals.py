@@ -252,3 +252,27 @@ def test_the_form_of_a_tensor_with_other_channels(name: str) -> None:
         small = network.shrink(plan)
         for shape in ((2, 5, 6), (3, 4, 6)):
             assert fxsparse.verify(network, small, inputs=torch.randn(shape)).max_error <= 1e-9
+
+
+def test_a_scale_by_a_root_of_a_width_stays_what_it_was_down_to_one() -> None:
+    """(width // heads) ** -0.5, where fewer channels than heads are left: 0 ** -0.5 is no number."""
+
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.qkv, self.out, self.heads = nn.Linear(4, 8), nn.Linear(8, 24), nn.Linear(8, 8), 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            b, n, c = x.shape
+            q, k, v = self.qkv(x).reshape(b, n, 3, self.heads, c // self.heads).permute(2, 0, 3, 1, 4).unbind(0)
+            weights = (q @ k.mT * (c // self.heads) ** -0.5).softmax(-1)
+            out: Tensor = self.out((weights @ v).transpose(1, 2).reshape(b, n, c)).sum(1)
+            return out
+
+    torch.manual_seed(0)
+    network = fxsparse.trace(Attention().eval(), torch.randn(2, 3, 4), check=True)
+    for units in ([1], [0, 5], [0, 1, 2, 6, 7]):
+        small = network.shrink({"embed": units})
+        assert fxsparse.verify(network, small).max_error < 1e-9
+        assert small.module(torch.randn(5, 7, 4)).shape == (5, 8)
