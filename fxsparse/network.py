@@ -27,6 +27,7 @@ from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.faithful import require_faithful
 from fxsparse.surgery.feasible import feasible
 from fxsparse.surgery.growth import initialised
+from fxsparse.surgery.input_sizes import protect_what_input_sizes_split
 from fxsparse.surgery.journal import Init, Journal, Places, convert
 from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
@@ -268,6 +269,7 @@ def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | Non
 def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[nn.Module]) -> Network:
     """The network of a traced module: all its units live."""
     reading = read(traced.tapes)
+    protect_what_input_sizes_split(reading, traced.module)
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
     skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)

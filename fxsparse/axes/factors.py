@@ -199,6 +199,12 @@ class Algebra:
         rest = iter(split.children)
         return tuple((next(rest),) if s != 1 else () for s in sizes)
 
+    def undivided(self, factor: Factor) -> Factor:
+        """What the factor is a part of, at last."""
+        while (split := self._split_making.get(factor.uid)) is not None:
+            factor = split.parent
+        return factor
+
     def reshape(self, axes: Sequence[Axis], sizes: Sequence[int]) -> list[Axis]:
         """Row-major regrouping of factors, splitting them where a new boundary falls inside one."""
         if 0 in sizes:

@@ -1,0 +1,83 @@
+"""Channels that a view splits by the sizes of an image.
+
+`y.reshape(b, c, h, w)` of a tensor (b, h·w, c) moves a part of the channels into the places of the image, as many as the example had.
+Which channels hang together is another question for each size of image: they stay whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import fx, nn
+
+from fxsparse.axes.factors import Axis
+from fxsparse.axes.reader import Reading, TapeReading
+from fxsparse.surgery.symbols import leaves
+from fxsparse.tracing.tape import Call, refs
+from fxsparse.tracing.traced_module import TracedModule
+
+VIEWS = {"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"}
+WHY = "a view splits it by a size of the network's input"
+
+
+def protect_what_input_sizes_split(reading: Reading, module: nn.Module) -> None:
+    """Freeze the axes of which a part stands for a size that follows the inputs and has nothing of the inputs in it."""
+    modules = dict(module.named_modules())
+    for each in reading.tapes:
+        nodes: dict[str, dict[str, fx.Node]] = {}
+        made: dict[tuple[str, str], list[Axis]] = {}
+        for call in each.tape.calls:
+            owner = call.owner
+            if owner.graph is None or owner.node is None:
+                continue
+            if call.name in VIEWS:
+                if owner.graph not in nodes:
+                    nodes[owner.graph] = _nodes(modules.get(owner.graph), each)
+                node = nodes[owner.graph].get(owner.node)
+                if node is not None:
+                    _protect(reading, each, call, node, owner.graph, made)
+            for ref in refs(call.results[:1]):
+                made[owner.graph, owner.node] = each.axes[ref.id]
+
+
+def _nodes(module: nn.Module | None, each: TapeReading) -> dict[str, fx.Node]:
+    if not isinstance(module, TracedModule):
+        return {}
+    traced = module.graphs.get(each.tape.mode, module.graphs["eval"])
+    return {node.name: node for node in traced.graph.nodes}
+
+
+def _protect(reading: Reading, each: TapeReading, call: Call, node: fx.Node, graph: str, made: dict[tuple[str, str], list[Axis]]) -> None:
+    (result,) = refs(call.results[:1])
+    axes = each.axes[result.id]
+    sizes = list(_sizes(node))
+    if len(sizes) != len(axes):
+        return
+    for size, axis in zip(sizes, axes, strict=True):
+        if axis and not any(factor.free for factor in axis) and _follows_inputs(size, graph, made):
+            reading.algebra.freeze([reading.algebra.undivided(factor) for factor in axis], WHY)
+
+
+def _sizes(node: fx.Node) -> Iterator[object]:
+    """What is written for the sizes of the result, one for each axis."""
+    rest = node.args[1:]
+    yield from rest[0] if len(rest) == 1 and isinstance(rest[0], (tuple, list)) else rest
+
+
+def _follows_inputs(size: object, graph: str, made: dict[tuple[str, str], list[Axis]]) -> bool:
+    """Whether a number is computed from sizes alone that are no channels'."""
+    if not isinstance(size, fx.Node):
+        return False
+    for leaf in leaves(size):
+        source = leaf.args[0] if leaf.op == "call_method" and leaf.target == "size" and len(leaf.args) == 2 else None
+        if not isinstance(source, fx.Node):
+            return False
+        axes = made.get((graph, source.name))
+        if axes is None:
+            if source.op != "placeholder" or graph:
+                return False
+            continue
+        dim = leaf.args[1]
+        if not isinstance(dim, int) or not all(factor.free for factor in axes[dim]):
+            return False
+    return True

@@ -1,0 +1,64 @@
+"""Channels that a view moves into the places of an image, as many as the image has."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+import fxsparse
+
+
+class Regrouping(nn.Module):
+    def __init__(self, fixed: bool) -> None:
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1)
+        self.fixed = fixed
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images)
+        b, c, h, w = x.shape
+        y = self.second(images).flatten(2).transpose(1, 2)
+        out: Tensor = self.last(x + (y.reshape(b, 8, 2, 2) if self.fixed else y.reshape(b, c, h, w)))
+        return out
+
+
+class Windows(nn.Module):
+    """Windows, heads in the batch, and back: sizes of the image everywhere, and no channel among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.qkv, self.last = nn.Conv2d(3, 8, 1), nn.Linear(8, 24), nn.Linear(8, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = self.first(images).permute(0, 2, 3, 1)
+        b, h, w, c = x.shape
+        x = x.view(b, h // 2, 2, w // 2, 2, c).permute(0, 1, 3, 2, 4, 5).reshape(b * (h // 2) * (w // 2), 4, c)
+        q, k, v = self.qkv(x).view(x.shape[0], 4, 3, 2, 4).permute(2, 0, 3, 1, 4).reshape(3, x.shape[0] * 2, 4, 4).unbind(0)
+        x = ((q @ k.mT).softmax(-1) @ v).view(-1, 2, 4, 4).transpose(1, 2).flatten(2)
+        x = x.view(b, h // 2, w // 2, 2, 2, 8).permute(0, 1, 3, 2, 4, 5).reshape(b, h, w, 8)
+        out: Tensor = self.last(x)
+        return out
+
+
+def test_they_stay_whole() -> None:
+    network = fxsparse.trace(Regrouping(fixed=False).eval(), torch.randn(2, 3, 2, 2))
+    assert not [group.name for group in network.groups if group.prunable]
+    assert "a view splits it by a size of the network's input" in {group.reason for group in network.groups}
+
+
+def test_where_the_network_takes_one_size_alone_they_may_go() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(Regrouping(fixed=True).eval(), torch.randn(2, 3, 2, 2))
+    (group,) = (group for group in network.groups if group.prunable)
+    proof = fxsparse.verify(network, network.shrink({group.name: [0]}))
+    assert proof.max_error < 1e-9 < proof.effect
+
+
+def test_windows_and_heads_are_no_hindrance() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(Windows().eval(), torch.randn(2, 3, 4, 4))
+    prunable = [group for group in network.groups if group.prunable]
+    assert {group.kind for group in prunable} == {"channels", "heads", "head_dim"}
+    small = network.shrink({group.name: list(group.units)[1:] for group in prunable})
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    assert small.module(torch.randn(3, 3, 6, 8)).shape == (3, 6, 8, 4)
