@@ -35,7 +35,7 @@ from fxsparse.surgery.silence import Silences
 from fxsparse.surgery.transfer import transferred
 from fxsparse.tracing.copies import copy_with, to_meta
 from fxsparse.tracing.garbage import collected_later
-from fxsparse.tracing.recorder import as_arguments, record
+from fxsparse.tracing.recording import as_arguments, record
 from fxsparse.tracing.shapes import remembered
 from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module

@@ -26,7 +26,8 @@ from fxsparse.surgery.resize import resize
 from fxsparse.surgery.symbols import write_dense
 from fxsparse.tracing.copies import copy_with
 from fxsparse.tracing.loops import PINS
-from fxsparse.tracing.recorder import ACTIVE, Recorder, meta_inputs, record_in_place
+from fxsparse.tracing.recorder import ACTIVE, Recorder
+from fxsparse.tracing.recording import meta_inputs, record_in_place
 from fxsparse.tracing.tape import Mode, Ref
 from fxsparse.tracing.traced_module import TracedModule
 

@@ -9,7 +9,7 @@ from torch import nn
 from fxsparse.errors import PlanError, TraceError
 from fxsparse.surgery.expectation import Expectation, difference
 from fxsparse.tracing.copies import meta_copy, shared_copy
-from fxsparse.tracing.recorder import record
+from fxsparse.tracing.recording import record
 from fxsparse.tracing.replacements import FreeAttention, restore_attention
 from fxsparse.tracing.traced_module import TracedModule, original_class
 

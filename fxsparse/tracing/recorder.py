@@ -6,32 +6,27 @@ number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that th
 
 from __future__ import annotations
 
-import contextlib
-import random
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from fxsparse.errors import Error, TraceError
-from fxsparse.tracing.copies import meta_copy, names_of
+from fxsparse.errors import TraceError
+from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.demands import demands_of
-from fxsparse.tracing.lists import lists_on_meta
-from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
-from fxsparse.tracing.taught import ModuleOperator, call_arguments, operator_of
+from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
 LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
+_MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
 OnNode = Callable[[nn.Module, torch.fx.Node, Callable[[], Any], dict[torch.fx.Node, Any]], Any]  # module, node, run, values so far
@@ -225,149 +220,6 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::equal": lambda a, b: False,
     "torchvision::nms": _rows,
 }
-
-
-@contextlib.contextmanager
-def same_luck() -> Iterator[None]:
-    """While this is open, what a network draws by chance is the same in each recording, as with layers that are left out at random; the
-    user's generators are as they were afterwards."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-_MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
-
-
-@contextlib.contextmanager
-def recording(recorder: Recorder) -> Iterator[None]:
-    """Make `recorder` the active one: module calls set the owner, traced modules run node by node."""
-    with ALONE:
-        yield from _recording(recorder)
-
-
-def _recording(recorder: Recorder) -> Iterator[None]:
-    call = nn.Module.__call__
-
-    def owned_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        name = recorder.names.get(id(module))
-        if name is None:
-            return call(module, *args, **kwargs)
-        recorder.modules.append(name)
-        operator = None if recorder.silent or not name else operator_of(module)
-        try:
-            if operator is not None:
-                return recorder.module_call(operator, call, module, args, kwargs)
-            if isinstance(module, nn.RNNBase):  # its kernel wants all of its tensors on one device before it calls an operator
-                args, kwargs = mapped(recorder.moved, args), mapped(recorder.moved, kwargs)
-            return call(module, *args, **kwargs)
-        except Exception:
-            recorder.failed = recorder.failed or name
-            raise
-        finally:
-            recorder.modules.pop()
-
-    fast, validating = torch.backends.mha.get_fastpath_enabled(), Distribution._validate_args
-    token = ACTIVE.set(recorder)
-    torch.backends.mha.set_fastpath_enabled(False)
-    Distribution.set_default_validate_args(False)  # it looks at values
-    nn.Module.__call__ = owned_call  # type: ignore[method-assign]
-    enter = torch.autocast.__init__
-
-    def autocast(self: torch.autocast, device_type: str, *args: Any, **kwargs: Any) -> None:
-        """Not to cast on the device of a tensor, torch.autocast(x.device.type, enabled=False), is nothing on meta, and torch refuses it."""
-        off = device_type == "meta" and not (args[1] if len(args) > 1 else kwargs.get("enabled", True))
-        enter(self, "cpu" if off else device_type, *args, **kwargs)
-
-    torch.autocast.__init__ = autocast  # type: ignore[method-assign]
-    try:
-        with same_luck(), torch.no_grad(), recorder:
-            yield
-    finally:
-        torch.autocast.__init__ = enter  # type: ignore[method-assign]
-        nn.Module.__call__ = call  # type: ignore[method-assign]
-        torch.backends.mha.set_fastpath_enabled(fast)
-        Distribution.set_default_validate_args(validating)
-        ACTIVE.reset(token)
-
-
-def as_arguments(args: Any) -> tuple[Any, ...]:
-    """A single tensor is fine where a tuple of inputs is asked for."""
-    return tuple(args) if isinstance(args, (tuple, list)) else (args,)
-
-
-def meta_inputs(args: Any) -> Any:
-    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), args)
-
-
-def describe(args: Any) -> str:
-    """The shapes of tensors, and other arguments as they are, unless they are long."""
-
-    def words(leaf: Any) -> str:
-        if isinstance(leaf, Tensor):
-            return str(tuple(leaf.shape))
-        text = repr(leaf)
-        return text if len(text) < 60 and "\n" not in text else f"a {type(leaf).__name__}"
-
-    return ", ".join(map(words, tree_leaves(args))) or "nothing"
-
-
-def first_line(error: Exception) -> str:
-    """What an error of torch says, without the table that may follow."""
-    return str(error).strip().partition("\n")[0].strip().removesuffix(", but expected one of:").rstrip(".")
-
-
-def advice(error: Exception) -> str:
-    """What to do about an error of the user's code."""
-    if "meta" in str(error).lower():
-        return "fxsparse runs the model on meta tensors, which have shapes and no values: take what needs values out of the forward pass"
-    return "check that model(*example_inputs) runs"
-
-
-def record(
-    module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, mode: Mode = "eval", *, on_node: OnNode | None = None
-) -> Tape:
-    """The tape of one run of `module`, which is left as it was."""
-    copy = meta_copy(module)
-    copy.train(mode == "train")
-    return record_in_place(copy, args, kwargs, mode, on_node=on_node)
-
-
-def record_in_place(
-    copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None, truth: bool = False
-) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run. `truth` is the answer where it asks for one."""
-    recorder = Recorder(mode)
-    recorder.on_node = on_node
-    recorder.truth = truth
-    recorder.adopt(copy)
-    arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
-    recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
-    try:
-        with recording(recorder), lists_on_meta():
-            out = copy(*arguments, **keywords)
-    except Error:
-        raise
-    except Exception as error:
-        where = recorder.failed or type(copy).__name__
-        given = describe((args, kwargs or {}))
-        raise TraceError(
-            f"the model raised {type(error).__name__} in {where!r} in {mode} mode for inputs {given}: {first_line(error)}; {advice(error)}"
-        ) from error
-    tensors = output_tensors(out)
-    if not tensors:
-        raise TraceError(
-            f"the model returns no tensor, but {type(out).__name__}; return tensors, in tuples, lists or dicts if there are several"
-        )
-    recorder.tape.outputs = tuple(map(recorder.ref, tensors))
-    return recorder.tape
 
 
 def user_line() -> str:

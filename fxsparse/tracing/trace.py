@@ -16,7 +16,8 @@ from torch.utils._pytree import TreeSpec, tree_leaves
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.recorder import ALONE, LOOKS, record, record_in_place
+from fxsparse.tracing.recorder import ALONE, LOOKS
+from fxsparse.tracing.recording import record, record_in_place
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, TracedModule, as_traced, flatten_call, original_class

@@ -11,7 +11,7 @@ import torch
 from fxsparse.errors import Error
 from fxsparse.models import build, small_options, torchvision_shim
 from fxsparse.models.torchvision_shim import TorchvisionState, import_timm, import_torchvision, torchvision_state
-from fxsparse.tracing.recorder import record
+from fxsparse.tracing.recording import record
 from fxsparse.tracing.tape import Mode
 
 needs_torchvision = pytest.mark.skipif(importlib.util.find_spec("torchvision") is None, reason="torchvision is not installed")

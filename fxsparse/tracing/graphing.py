@@ -1,0 +1,254 @@
+"""Writes a graph while it is run: the user's own Python runs on meta tensors, and every torch function it calls becomes a node.
+
+No proxies: a `TorchFunctionMode` sees each call with the very tensors, so isinstance checks, control flow on sizes, Python caches and
+decorators see what they always see.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import operator
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fxsparse.errors import TraceError
+from fxsparse.tracing.copies import names_of
+from fxsparse.tracing.functions import applied
+from fxsparse.tracing.leaves import is_leaf
+from fxsparse.tracing.loops import count
+from fxsparse.tracing.nodes import Nodes, holds_tensor
+from fxsparse.tracing.recorder import LOOKS, Recorder, user_line
+from fxsparse.tracing.replacements import free_attention
+from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
+
+ATTENTION = inspect.signature(F.multi_head_attention_forward)
+DATA_DEPENDENT = frozenset(
+    [
+        "__bool__",
+        "__int__",
+        "__float__",
+        "__index__",
+        "__complex__",
+        "__contains__",
+        "__array__",
+        "item",
+        "tolist",
+        "numpy",
+        "is_nonzero",
+        "equal",
+        "allclose",
+    ]
+)
+PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
+SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension", "stride"}
+
+
+class Graphing(Nodes, TorchFunctionMode):
+    """Writes one graph."""
+
+    def __init__(self, root: nn.Module, recorder: Recorder, prefix: str, device: str) -> None:
+        TorchFunctionMode.__init__(self)
+        Nodes.__init__(self, root, device)
+        self.recorder = recorder
+        self.prefix = prefix  # qualified name of the root inside the whole model
+        self.in_leaf = False  # inside a call that is a node already
+        self.gradients = Gradients(self.graph)
+        self.names = names_of(root)
+
+    # ---- calls --------------------------------------------------------------------------------------------------------------
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        if name == "__get__":
+            return self.attribute(func.__self__.__name__, args[0], func)
+        if name == "__set__":
+            return self.node_call("call_function", setattr, func, (args[0], func.__self__.__name__, args[1]), {}, (args, kwargs))
+        if name in PLAIN:
+            return func(*args, **kwargs)
+        if func is torch._C._set_grad_enabled:
+            self.gradients.set(*args)
+            return func(*args)
+        if func is enter_autocast:  # a block in a graph that is traced again
+            return torch.autocast(*args).__enter__()
+        if func is exit_autocast:
+            return args[0].__exit__(None, None, None)
+        if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
+            raise TraceError(f"{LOOKS} ({name}) at {user_line()}")
+        if name in SIZES and args and isinstance(args[0], Tensor):
+            return self.size_call(name, func, args, kwargs)
+        if name == "__iter__":
+            return iter(self.unbind(args[0]))
+        if name == "_assert" or not (holds_tensor((args, kwargs)) or _makes_tensors(func)):
+            return func(*args, **kwargs)
+        if name == "unbind":
+            tensor, dim = (*args, kwargs.get("input"))[0], (*args[1:], kwargs.get("dim", 0))[0]
+            count(self.graph, self.extent(tensor, dim % max(tensor.dim(), 1), tensor.shape[dim]))
+        if func is F.multi_head_attention_forward:
+            given = ATTENTION.bind(*args, **kwargs).arguments
+            if given.pop("static_k", None) is None and given.pop("static_v", None) is None:
+                with self:
+                    return free_attention(**given)
+        if name in _REFLECTED:
+            return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
+        if name in _OPERATORS:
+            return self.node_call("call_function", _OPERATORS[name], func, args, kwargs, (args, kwargs))
+        if getattr(Tensor, name, None) is func or (getattr(func, "__module__", None) == "torch._tensor" and hasattr(Tensor, name)):
+            return self.node_call("call_method", name, func, args, kwargs, (args, kwargs))
+        return self.node_call("call_function", func, func, args, kwargs, (args, kwargs))
+
+    def unbind(self, tensor: Tensor) -> Any:
+        count(self.graph, self.extent(tensor, 0, tensor.shape[0]))
+        return self.node_call("call_function", torch.unbind, torch.unbind, (tensor, 0), {}, ((tensor, 0), {}))
+
+    def node_call(self, op: str, target: Any, func: Any, args: Any, kwargs: Any, real: tuple[Any, Any]) -> Any:
+        """Make the node, run the call as its owner, and drop the node again if no tensor came of it."""
+        if target is torch.tensor or target is torch.as_tensor:
+            args = tuple(_plain(a) if not isinstance(a, Tensor) else a for a in args)
+        node = self.graph.create_node(op, target, self.argument(tuple(args)), self.argument(dict(kwargs)))
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention":
+            query = real[0][0] if real[0] else real[1]["query"]
+            node.meta["scale"] = 1.0 / math.sqrt(query.shape[-1])  # what the default stands for; it must not follow a pruned width
+        outer = self.recorder.node
+        self.recorder.node = (self.prefix, node.name)
+        mark = self.recorder.mark()
+        if self.devices:
+            real = tree_map_only(torch.device, self.without_number, real)
+        given = _versions(real)
+        try:
+            out = func(*real[0], **real[1])
+        finally:
+            self.recorder.node = outer
+        out = self.distinct(out, given)
+        if out is None or holds_tensor(out):
+            self.learn(out, node)
+        elif not self.recorder.tape.calls[mark:] or not holds_tensor(out):
+            self.graph.erase_node(node)
+        return out
+
+    def attribute(self, name: str, tensor: Tensor, getter: Any) -> Any:
+        if name == "shape":
+            return self.shape(tensor)
+        if name == "ndim":
+            return getter(tensor)
+        if name == "device":
+            device = getter(tensor)
+            return device if device.type != "meta" else self.device_of(tensor)
+        if name in ("is_cpu", "is_cuda", "is_meta"):
+            with torch._C.DisableTorchFunction():
+                return name == f"is_{self.device}" if tensor.is_meta else getter(tensor)
+        if name == "data":
+            return self.node_call("call_method", "detach", Tensor.detach, (tensor,), {}, ((tensor,), {}))
+        if name in ("T", "mT", "H", "mH", "real", "imag"):
+            return self.node_call("call_function", getattr, lambda t: getattr(t, name), (tensor, name), {}, ((tensor,), {}))
+        return getter(tensor)
+
+    def size_call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
+        tensor = args[0]
+        if name in ("dim", "ndimension"):
+            return func(*args, **kwargs)
+        if name in ("size", "stride"):
+            rest = args[1:] or tuple(kwargs.values())
+            shape = self.shape(tensor) if name == "size" else self.strides(tensor)
+            return shape[rest[0]] if rest and rest[0] is not None else shape
+        shape = self.shape(tensor)
+        if name == "__len__":
+            return shape[0]
+        total: Any = 1
+        for extent in shape:
+            total = extent * total
+        return total
+
+    def function_call(self, apply: Callable[..., Any], cls: type, args: Any, kwargs: Any) -> Any:
+        """An autograd function: a node with its own backward, where its arguments can stand in a graph. Where they cannot, as with a
+        function to call (checkpointing), it is traced through, and its forward runs without gradients for its own reasons."""
+        if self.in_leaf or self.recorder.silent:
+            return apply(*args, **kwargs)
+        try:
+            self.argument(args), self.argument(kwargs)
+        except TraceError:
+            with self.gradients.muted():
+                return apply(*args, **kwargs)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            self.in_leaf = True
+            try:
+                with torch._C.DisableTorchFunction():
+                    return apply(*args, **kwargs)
+            finally:
+                self.in_leaf = False
+
+        return self.node_call("call_function", applied(cls), run, args, kwargs, (args, kwargs))
+
+    # ---- modules --------------------------------------------------------------------------------------------------------------
+
+    def module_call(self, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
+        name = self.names.get(id(module))
+        if name is None or module is self.root or self.in_leaf or self.recorder.silent or not is_leaf(module):
+            return call(module, *args, **kwargs)
+        node = self.graph.create_node("call_module", name, self.argument(tuple(args)), self.argument(dict(kwargs)))
+        outer = self.recorder.node
+        self.recorder.node = (self.prefix, node.name)
+        self.in_leaf = True  # its parametrizations are modules as well
+        if self.devices:
+            args, kwargs = tree_map_only(torch.device, self.without_number, (args, kwargs))
+        given = {} if getattr(module, "inplace", False) else _versions((args, kwargs))
+        try:
+            with torch._C.DisableTorchFunction():
+                out = call(module, *args, **kwargs)
+        finally:
+            self.recorder.node = outer
+            self.in_leaf = False
+        out = self.distinct(out, given)
+        self.learn(out, node)
+        return out
+
+    def distinct(self, out: Any, given: Mapping[int, int]) -> Any:
+        """A dropout in eval mode, `x.float()` and the like may return the very tensor that they are given: as another tensor, for else what
+        uses x later would seem to use their result, which is another one in train mode, or in another dtype."""
+        if isinstance(out, Tensor) and id(out) in given and _version(out) == given[id(out)]:
+            return self.recorder.twin(out)
+        return out
+
+
+_OPERATORS = {
+    f"__{name}__": getattr(operator, name)
+    for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and_", "or_", "xor", "neg", "pos", "abs", "invert",
+                 "eq", "ne", "lt", "le", "gt", "ge", "getitem", "setitem", "iadd", "isub", "imul", "itruediv", "ifloordiv", "ipow")
+}  # fmt: skip
+_OPERATORS.update({"__and__": operator.and_, "__or__": operator.or_, "__div__": operator.truediv, "__idiv__": operator.itruediv})
+_REFLECTED = {
+    f"__r{name}__": getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "xor")
+}
+_REFLECTED.update({"__rand__": operator.and_, "__ror__": operator.or_, "__rdiv__": operator.truediv})
+
+
+def _makes_tensors(func: Any) -> bool:
+    module = getattr(func, "__module__", None) or ""
+    return func not in (torch.is_tensor, torch.is_storage) and (
+        module.startswith("torch") or type(func).__name__ in ("builtin_function_or_method",)
+    )
+
+
+def _version(tensor: Tensor) -> int:
+    """It grows with every change in place."""
+    with torch._C.DisableTorchFunction():
+        return tensor._version
+
+
+def _versions(tree: Any) -> dict[int, int]:
+    return {id(leaf): _version(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+
+
+def _plain(value: Any) -> Any:
+    """Nested lists of numbers as plain numbers: torch.tensor([h, w]) is a constant of this image size."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_plain(v) for v in value)
+    return value
