@@ -84,8 +84,8 @@ def checked(operator: Any, sample: Any) -> tuple[str, str]:
         model(torch.ones(1))
     except Exception as error:  # torch's own: not for parameters, or not on this machine
         return UNUSABLE, f"{type(error).__name__}: {error}"
-    if not len(model.readers):
-        return UNUSABLE, "no result of real numbers"
+    if not len(model.readers) or any(not tensor.numel() for tensor in model.state_dict().values()):
+        return UNUSABLE, "no result of real numbers, or an empty operand, which cannot be marked"
     try:
         network = fxsparse.trace(model, torch.ones(1))
         chance = random.Random(0)

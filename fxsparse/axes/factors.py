@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 Atoms = npt.NDArray[np.int64]
 
@@ -155,6 +157,13 @@ class Algebra:
             return
         self.touch((a, b))
         self.equalities.append((a.atoms, b.atoms))
+
+    def classes(self) -> Atoms:
+        """Atom -> the number of what it was found equal to, so far."""
+        one, other = (np.concatenate([np.zeros(0, np.int64), *(pair[side] for pair in self.equalities)]) for side in (0, 1))
+        edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(self.atom_count, self.atom_count))
+        found: Atoms = connected_components(edges, directed=False)[1].astype(np.int64)
+        return found
 
     def unify(self, a: Axis, b: Axis) -> None:
         """The two axes are one: coordinate by coordinate they live and die together."""

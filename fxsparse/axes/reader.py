@@ -182,6 +182,7 @@ def read(tapes: tuple[Tape, ...]) -> Reading:
     _protect_unused(reading)
     _protect_left_out(reading)
     _protect_guessed_cuts(reading)
+    _protect_counted_padding(reading)
     bind_what_cannot_be_gathered(reading.algebra, reading.tapes)
     return reading
 
@@ -248,6 +249,21 @@ def _protect_guessed_cuts(reading: Reading) -> None:
                 kept = {axis for ref in refs(call.results) for axis in each.axes[ref.id]}
                 for axis in (axis for ref in call.reads for axis in each.axes[ref.id] if axis not in kept):
                     reading.algebra.freeze(axis, GUESSED)
+
+
+def _protect_counted_padding(reading: Reading) -> None:
+    """What a norm counts may be padding at other places of the same tensor, as where a token stands beside padded channels."""
+    algebra = reading.algebra
+    padding = [atoms for uid in reading.book.padding if (atoms := algebra.factors[uid].atoms) is not None]
+    if not padding or not reading.book.counted:
+        return
+    classes = algebra.classes()
+    padded = np.zeros(algebra.atom_count, dtype=bool)
+    padded[classes[np.concatenate(padding)]] = True
+    for uid, why in reading.book.counted.items():
+        factor = algebra.factors[uid]
+        if factor.atoms is not None and (counted := padded[classes[factor.atoms]]).any():
+            algebra.freeze_atoms(factor, counted, why)
 
 
 def _factors(reading: TapeReading, tensors: Iterable[Ref]) -> Iterator[Factor]:

@@ -50,6 +50,8 @@ class Book:
     meetings: set[int] = field(default_factory=set)  # uids of factors that are summed over where no weight consumes them
     consumers: set[int] = field(default_factory=set)  # uids of factors of weights along which something is summed over
     alike: set[int] = field(default_factory=set)  # uids of factors that no weight makes: copies of one value
+    padding: set[int] = field(default_factory=set)  # those among them that stand beside what was padded
+    counted: dict[int, str] = field(default_factory=dict)  # uids of factors over which a norm or a sum goes, and which one
     varying: list[tuple[tuple[Axis, ...], float]] = field(default_factory=list)  # together these axes hold more numbers than that
     _copies: tuple[tuple[int, int], Atoms] = ((0, 0), np.zeros(0, dtype=np.int64))  # the last answer of `copies`, and what it was of
 
@@ -160,10 +162,12 @@ class Site:
 
     def count_whole(self, axis: Axis) -> None:
         """A norm or a sum goes over it: copies and paddings among its coordinates stay, for they are counted, and no part of a unit."""
-        copies = self.book.copies()
-        for factor in axis if len(copies) else ():
-            if factor.atoms is not None and (counted := np.isin(factor.atoms, copies)).any():
-                self.algebra.freeze_atoms(factor, counted, f"{self.call.name.partition('.')[2]} counts it, and no weight makes it")
+        copies, why = self.book.copies(), f"{self.call.name.partition('.')[2]} counts it, and no weight makes it"
+        for factor in axis:
+            if factor.atoms is not None:
+                self.book.counted.setdefault(factor.uid, why)
+                if len(copies) and (counted := np.isin(factor.atoms, copies)).any():
+                    self.algebra.freeze_atoms(factor, counted, why)
 
     def take_statistics(self, axes: Iterable[Axis]) -> None:
         """A norm looks along these axes: where units are gone, its statistics are those of what is left."""

@@ -215,3 +215,23 @@ def test_a_shuffle_of_channels_that_are_there_several_times(again: Any) -> None:
 
     network = fxsparse.trace(Shuffled().eval(), torch.randn(2, 3, 4, 4))
     each_unit_may_go(network)
+
+
+def test_a_norm_counts_padding_beside_a_token() -> None:
+    """The token is made by a weight, the places beside it are padding: a norm counts them all."""
+
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.token, self.scale = nn.Parameter(torch.randn(1, 1, 5)), nn.Parameter(torch.randn(5))
+            self.other, self.last = nn.Linear(5, 3), nn.Linear(5, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.nn.functional.pad(x, (2, 2))
+            y = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1)
+            normed = torch.nn.functional.rms_norm(y, (5,), self.scale, eps=1e-5)
+            out: Tensor = torch.cat([self.last(normed).mean(1), self.other(x).mean(1)], 1)
+            return out
+
+    network = fxsparse.trace(Padded().eval(), torch.randn(2, 3, 1))
+    each_unit_may_go(network)

@@ -142,6 +142,7 @@ def constant_pad(site: Site) -> None:
             axes[dim] = site.free_like(site.result_shape()[dim], axis, "pads it")
             continue
         left, right = site.alike(max(before, 0)), site.alike(max(after, 0))
+        site.book.padding.update(factor.uid for factor in (*left, *right))
         axes[dim] = site.algebra.concatenate([left, axis, right])
         for position, part in ((2 * back, left), (2 * back + 1, right)):
             if pad[position] > 1:
