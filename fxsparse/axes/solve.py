@@ -252,13 +252,19 @@ class _Solver:
         numbers: dict[tuple[int, int], int] = {}
         for classes, others in self.made_together() if indirect[:-1].any() else ():
             blind = (why[classes] >= 0) & indirect[why[classes]] & ~indirect[why[others]]
-            for pair in np.unique(np.stack([why[classes[blind]], why[others[blind]]], axis=1), axis=0).tolist():
-                if tuple(pair) not in numbers:
-                    numbers[pair[0], pair[1]] = len(reasons)
-                    reasons.append(f"{reasons[pair[0]]}: {reasons[pair[1]]}")
+            led = classes[blind]
+            first, of_first = _numbered(why[led])
+            second, of_second = _numbered(why[others[blind]])
+            pairs, of_pair = _numbered(of_first * max(1, len(second)) + of_second)
+            made = np.zeros(len(pairs), dtype=why.dtype)
+            for at, pair in enumerate(pairs.tolist()):
+                a, b = int(first[pair // len(second)]), int(second[pair % len(second)])
+                if (a, b) not in numbers:
+                    numbers[a, b] = len(reasons)
+                    reasons.append(f"{reasons[a]}: {reasons[b]}")
                     indirect = np.insert(indirect, -1, False)
-                chosen = blind & (why[classes] == pair[0]) & (why[others] == pair[1])
-                why[classes[chosen]] = numbers[pair[0], pair[1]]
+                made[at] = numbers[a, b]
+            why[led[::-1]] = made[of_pair][::-1]  # the first of several is kept
         return tuple(reasons)
 
     def made_together(self) -> Iterator[tuple[Atoms, Atoms]]:
@@ -267,6 +273,14 @@ class _Solver:
             whole, *parts = (self.class_of[atoms] for atoms in (product.whole, *self.written_out(product)))
             for part in parts:
                 yield from ((whole, part), (part, whole))
+
+
+def _numbered(values: Atoms) -> tuple[Atoms, Atoms]:
+    """The different values, which are small, and for each place the number of its own: `np.unique` without sorting."""
+    found = np.flatnonzero(np.bincount(values))
+    number = np.zeros(int(found[-1]) + 1 if len(found) else 0, dtype=np.int64)
+    number[found] = np.arange(len(found))
+    return found, number[values]
 
 
 def _as_sets(rows: Atoms) -> Atoms:
