@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from fxsparse.axes.factors import Algebra, Atoms, Axis, size
 from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
 
+Bools = npt.NDArray[np.bool_]
 STRENGTH = ("produces", "follows", "consumes")
 
 
@@ -53,20 +55,24 @@ class Book:
     padding: set[int] = field(default_factory=set)  # those among them that stand beside what was padded
     counted: dict[int, str] = field(default_factory=dict)  # uids of factors over which a norm or a sum goes, and which one
     varying: list[tuple[tuple[Axis, ...], float]] = field(default_factory=list)  # together these axes hold more numbers than that
-    _copies: tuple[tuple[int, int], Atoms] = ((0, 0), np.zeros(0, dtype=np.int64))  # the last answer of `copies`, and what it was of
+    _copies: tuple[tuple[int, int], Bools] = ((0, 0), np.zeros(0, dtype=bool))  # the last answer of `copies`, and what it was of
 
-    def copies(self) -> Atoms:
-        """Atoms that no weight makes: those of `alike`, and of what was merged with one of them."""
+    def copied(self, atoms: Atoms) -> Bools:
+        """Which of these no weight makes: those of `alike`, and of what was merged with one of them."""
         now = (len(self.alike), len(self.algebra.merges))
         if self._copies[0] != now:
-            made = [atoms for uid in self.alike if (atoms := self.algebra.factors[uid].atoms) is not None]
-            found = np.concatenate(made) if made else self._copies[1][:0]
-            for merge in self.algebra.merges if made else ():
-                copied = [np.isin(part, found) for part in merge.parts]
-                if any(each.any() for each in copied):
-                    found = np.concatenate([found, merge.whole[functools.reduce(np.logical_or.outer, copied).reshape(-1)]])
+            found = np.zeros(self.algebra.atom_count + 1, dtype=bool)  # the last one stands for atoms that come later
+            for uid in self.alike:
+                if (made := self.algebra.factors[uid].atoms) is not None:
+                    found[made] = True
+            for merge in self.algebra.merges if found.any() else ():
+                parts = [found[part] for part in merge.parts]
+                if any(each.any() for each in parts):
+                    found[merge.whole] |= functools.reduce(np.logical_or.outer, parts).reshape(-1)
             self._copies = (now, found)
-        return self._copies[1]
+        known = self._copies[1]
+        answer: Bools = known[np.minimum(atoms, len(known) - 1)] if len(known) else np.zeros(len(atoms), dtype=bool)
+        return answer
 
 
 class Site:
@@ -162,11 +168,11 @@ class Site:
 
     def count_whole(self, axis: Axis) -> None:
         """A norm or a sum goes over it: copies and paddings among its coordinates stay, for they are counted, and no part of a unit."""
-        copies, why = self.book.copies(), f"{self.call.name.partition('.')[2]} counts it, and no weight makes it"
+        why = f"{self.call.name.partition('.')[2]} counts it, and no weight makes it"
         for factor in axis:
             if factor.atoms is not None:
                 self.book.counted.setdefault(factor.uid, why)
-                if len(copies) and (counted := np.isin(factor.atoms, copies)).any():
+                if self.book.alike and (counted := self.book.copied(factor.atoms)).any():
                     self.algebra.freeze_atoms(factor, counted, why)
 
     def take_statistics(self, axes: Iterable[Axis]) -> None:
