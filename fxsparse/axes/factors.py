@@ -19,6 +19,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 Atoms = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +40,14 @@ class Factor:
 
 
 Axis = tuple[Factor, ...]
+
+
+def connected(left: Iterable[Atoms], right: Iterable[Atoms], count: int) -> tuple[int, Atoms]:
+    """How many classes there are of what is equal, pair by pair, and the class of each of `count` atoms; numbered by their first atoms."""
+    one, other = (np.concatenate([np.zeros(0, np.int64), *side], dtype=np.int32, casting="same_kind") for side in (left, right))
+    edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(count, count))
+    number, found = connected_components(edges, directed=False)  # visits the atoms in order
+    return int(number), found.astype(np.int64)
 
 
 def size(axis: Axis) -> int:
@@ -70,7 +79,7 @@ class Algebra:
         self.freezes: list[tuple[Atoms, str]] = []
         self.merges: list[Product] = []
         self.labels: list[tuple[Atoms, str]] = []
-        self.left_out: list[tuple[Factor, npt.NDArray[np.bool_]]] = []  # what slices did not take
+        self.left_out: list[tuple[Factor, Bools]] = []  # what slices did not take
         self.factors: list[Factor] = []
         self._interned: dict[bytes, Factor] = {}
         self._splits: dict[tuple[int, tuple[int, ...]], Split] = {}
@@ -137,7 +146,7 @@ class Algebra:
                 self.touch((factor,))
                 self.freezes.append((factor.atoms, reason))
 
-    def freeze_atoms(self, factor: Factor, which: npt.NDArray[np.bool_], reason: str) -> None:
+    def freeze_atoms(self, factor: Factor, which: Bools, reason: str) -> None:
         """Some coordinates of a factor."""
         assert factor.atoms is not None
         self.touch((factor,))
@@ -160,10 +169,7 @@ class Algebra:
 
     def classes(self) -> Atoms:
         """Atom -> the number of what it was found equal to, so far."""
-        one, other = (np.concatenate([np.zeros(0, np.int64), *(pair[side] for pair in self.equalities)]) for side in (0, 1))
-        edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(self.atom_count, self.atom_count))
-        found: Atoms = connected_components(edges, directed=False)[1].astype(np.int64)
-        return found
+        return connected([one for one, _ in self.equalities], [other for _, other in self.equalities], self.atom_count)[1]
 
     def unify(self, a: Axis, b: Axis) -> None:
         """The two axes are one: coordinate by coordinate they live and die together."""

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from fxsparse.axes.factors import Atoms, Axis, Factor, size
+from fxsparse.axes.factors import Atoms, Axis, Bools, Factor, size
 from fxsparse.axes.loose import Gather, Loose
 from fxsparse.axes.reader import Reading
 from fxsparse.axes.site import PositionIn, SizeOf
-from fxsparse.axes.solve import Bools, Solution
+from fxsparse.axes.solve import Solution
 
 
 class Prediction:

@@ -8,13 +8,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from fxsparse.axes.factors import Algebra, Atoms, Axis, size
+from fxsparse.axes.factors import Algebra, Atoms, Axis, Bools, size
 from fxsparse.errors import RuleError
 from fxsparse.tracing.tape import Call, Ref, Tape
 
-Bools = npt.NDArray[np.bool_]
 STRENGTH = ("produces", "follows", "consumes")
 
 

@@ -12,13 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from fxsparse.axes.factors import Algebra, Atoms, Product
+from fxsparse.axes.factors import Algebra, Atoms, Bools, Product, connected
 
-Bools = npt.NDArray[np.bool_]
 WHOLE, PARTS = "part of a protected product", "all its parts are protected"  # and behind them, what the others are protected for
 AMBIGUOUS = "two incompatible factorisations of the same coordinates meet here"
 
@@ -111,12 +107,7 @@ class _Solver:
 
     def components(self) -> None:
         """Classes are numbered by their first atoms."""
-        one, other = (
-            np.concatenate([np.zeros(0, np.int64), *side], dtype=np.int32, casting="same_kind") for side in (self.left, self.right)
-        )
-        edges = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(self.atom_count, self.atom_count))
-        count, found = connected_components(edges, directed=False)  # visits the atoms in order
-        self.class_of: Atoms = found.astype(np.int64)
+        count, self.class_of = connected(self.left, self.right, self.atom_count)
         self.frozen: Bools = np.zeros(count, dtype=bool)
         self.frozen[self.class_of[self.frozen_atoms]] = True
 

@@ -6,9 +6,8 @@ import math
 
 import numpy as np
 
-from fxsparse.axes.factors import Axis
+from fxsparse.axes.factors import Axis, Bools
 from fxsparse.axes.predict import Prediction
-from fxsparse.axes.solve import Bools
 from fxsparse.channels.groups import Structure
 from fxsparse.errors import PlanError
 from fxsparse.surgery.plan import predict

@@ -71,10 +71,9 @@ class FreeAttention(nn.Module):
             add_zero=self.add_zero_attn,
             dropout=self.dropout if self.training else 0.0,
             need_weights=need_weights,
+            average=average_attn_weights,
         )
         out = self.out_proj(out)
-        if weights is not None and average_attn_weights:
-            weights = weights.mean(dim=1)
         if not self.batch_first:
             out = out.transpose(0, 1)
         if not batched:
@@ -128,10 +127,9 @@ def free_attention(
         add_zero=add_zero_attn,
         dropout=dropout_p if training else 0.0,
         need_weights=need_weights,
+        average=average_attn_weights,
     )
     out = F.linear(out, out_proj_weight, out_proj_bias).transpose(0, 1)
-    if weights is not None and average_attn_weights:
-        weights = weights.mean(dim=1)
     if not batched:
         out, weights = out.squeeze(1), None if weights is None else weights.squeeze(0)
     return out, weights
@@ -168,8 +166,9 @@ def _attended(
     add_zero: bool,
     dropout: float,
     need_weights: bool,
+    average: bool,
 ) -> tuple[Tensor, Tensor | None]:
-    """What the heads see, side by side, and the weights of each. `more` is one key and one value beside those that are given."""
+    """What the heads see, side by side, and the weights of each, or their average. `more` is a key and a value beside those given."""
     q, k, v = projected
     batch, scale = q.shape[0], 1.0 / math.sqrt(head_dim)
     if more is not None:
@@ -188,7 +187,7 @@ def _attended(
         out = weights @ v
     else:
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, scale=scale)
-    return out.transpose(1, 2).flatten(2), weights
+    return out.transpose(1, 2).flatten(2), weights.mean(dim=1) if weights is not None and average else weights
 
 
 def _mask(attn_mask: Tensor | None, padding: Tensor | None, q: Tensor) -> Tensor | None:

@@ -9,8 +9,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fxsparse.axes.factors import Algebra
-from fxsparse.axes.solve import Bools, solve
+from fxsparse.axes.factors import Algebra, Bools
+from fxsparse.axes.solve import solve
 
 
 @st.composite

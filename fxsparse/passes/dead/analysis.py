@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsparse.axes.by_hand import MOMENTS
-from fxsparse.axes.factors import Atoms, Axis
+from fxsparse.axes.factors import Atoms, Axis, Bools
 from fxsparse.axes.reader import CallReading, TapeReading
 from fxsparse.axes.rules.creation import creation
 from fxsparse.axes.rules.indexing import indexing
@@ -32,7 +32,7 @@ from fxsparse.passes.constants.values import Known, full_on
 from fxsparse.passes.constants.walk import Walk
 from fxsparse.passes.dead.bias_places import Bias, BiasPlaces, Sources
 from fxsparse.passes.dead.carriers import settle_padded
-from fxsparse.passes.dead.findings import Bools, Findings, Padded, Share, settle
+from fxsparse.passes.dead.findings import Findings, Padded, Share, settle
 from fxsparse.tracing.tape import Ref
 
 # Channel by channel; where one of these looks along an axis, its rule protects that axis, or says that it takes statistics of it.

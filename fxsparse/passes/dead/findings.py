@@ -6,15 +6,12 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fxsparse.axes.factors import Atoms, Axis
+from fxsparse.axes.factors import Atoms, Axis, Bools
 from fxsparse.channels.groups import Structure
 from fxsparse.passes.dead.bias_places import Bias
-
-Bools = npt.NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fxsparse.axes.factors import Bools
 from fxsparse.errors import PlanError
 from fxsparse.network import Network
 from fxsparse.passes.constants.walk import sized_nodes
 from fxsparse.passes.dead.analysis import Analysis
 from fxsparse.passes.dead.carriers import Move, carrier, moves
-from fxsparse.passes.dead.findings import Bools, Findings
+from fxsparse.passes.dead.findings import Findings
 from fxsparse.surgery.journal import put, take
 from fxsparse.surgery.plan import predict
 

@@ -9,8 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from fxsparse.axes.factors import Axis
-from fxsparse.axes.solve import Bools
+from fxsparse.axes.factors import Axis, Bools
 from fxsparse.models.dyrelu import DyReLU
 from fxsparse.network import Network
 from fxsparse.sparsity.targets import is_contraction
