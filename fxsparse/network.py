@@ -39,7 +39,7 @@ from fxsparse.tracing.recording import as_arguments, record
 from fxsparse.tracing.shapes import remembered
 from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module
-from fxsparse.tracing.traced_module import TracedModule
+from fxsparse.tracing.traced_module import TracedModule, traced_graphs
 
 if TYPE_CHECKING:
     import networkx
@@ -272,7 +272,7 @@ def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[
     protect_what_input_sizes_split(reading, traced.module)
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
-    skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor)
+    skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor, keep=traced_graphs(traced.module))
     structure = feasible(skeleton, structure, inputs)
     origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original)
     return Network(traced.module, origin, {name: g.units for name, g in structure.groups.items()})

@@ -31,7 +31,7 @@ _ON_THE_WAY = frozenset(
 
 def is_norm(tape: Tape, call: Call) -> bool:
     """Whether all that is made of this mean, variance or sum centres or scales a tensor with the axes that it was taken over."""
-    results = [ref for ref in call.results if isinstance(ref, Ref)]
+    results = call.makes
     means = call.results[0 if call.name == "aten.mean" else 1 :]
     return any(tape.readers.get(ref.id) for ref in results) and all(
         _returns(tape, ref, _count(tape, ref), ref in means, False) for ref in results

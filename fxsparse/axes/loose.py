@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fxsparse.axes.factors import Algebra, Axis, Factor, Split, size
-from fxsparse.tracing.tape import Ref, Tape, refs
+from fxsparse.tracing.tape import Tape
 
 if TYPE_CHECKING:
     from fxsparse.axes.reader import TapeReading
@@ -39,7 +39,7 @@ class Loose:
         self.reading = reading
         self.split_of = {child.uid: split for split in algebra.loose_splits() for child in split.children}
         self.values = {value for value, axes in reading.axes.items() if self._splits(axes)}
-        self.maker = {ref.id: position for position, call in enumerate(reading.tape.calls) for ref in call.results if isinstance(ref, Ref)}
+        self.maker = {ref.id: position for position, call in enumerate(reading.tape.calls) for ref in call.makes}
 
     def _splits(self, axes: Sequence[Axis]) -> list[Split]:
         return [self.split_of[factor.uid] for axis in axes for factor in axis if factor.uid in self.split_of]
@@ -51,8 +51,8 @@ class Loose:
         """(call, value) pairs: a call that reads a loose value and makes one that is not."""
         found = []
         for position, call in enumerate(self.reading.tape.calls):
-            sources = [ref.id for ref in refs(call.args) if ref.id in self.values]
-            made = [ref.id for ref in call.results if isinstance(ref, Ref)]
+            sources = [ref.id for ref in call.reads if ref.id in self.values]
+            made = [ref.id for ref in call.makes]
             if sources and any(value not in self.values for value in made):
                 found.append((position, sources[0]))
         return found
@@ -65,7 +65,7 @@ class Loose:
             if maker is None or not self.reading.calls[maker].movement:
                 return None
             calls.append(maker)
-            value = next(refs(self.reading.tape.calls[maker].args)).id
+            value = self.reading.tape.calls[maker].reads[0].id
         if not self.reading.calls[position].movement:
             return None
         if any(not _by_graph(self.reading.tape, call) for call in calls):

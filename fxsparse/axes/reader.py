@@ -23,7 +23,7 @@ from fxsparse.axes.rules.pointwise import elementwise
 from fxsparse.axes.rules.slicing import slicing
 from fxsparse.axes.site import Book, Contraction, Site, same_size
 from fxsparse.axes.table import Rule, aten
-from fxsparse.tracing.tape import Call, Ref, Tape, refs
+from fxsparse.tracing.tape import Call, Ref, Tape
 
 UNUSED = "no recorded call uses it"
 GUESSED = "Python code that could not be traced may cut it by the value of a tensor"
@@ -137,7 +137,7 @@ class _TapeReader:
         self.write(call, site, tensors)
         return CallReading(rule, site.movement, site.literals, site.contractions)
 
-    def refuse(self, call: Call, site: Site, tensors: list[Ref], error: Exception) -> None:
+    def refuse(self, call: Call, site: Site, tensors: tuple[Ref, ...], error: Exception) -> None:
         known = isinstance(error, NotImplementedError)
         reason = str(error) if known else f"the rule of {call.name.replace('.', '::', 1)} failed: {type(error).__name__}: {error}"
         self.reading.unknown.setdefault(call.name, reason)
@@ -151,7 +151,7 @@ class _TapeReader:
         }
         self.write(call, site, tensors)
 
-    def write(self, call: Call, site: Site, tensors: list[Ref]) -> None:
+    def write(self, call: Call, site: Site, tensors: tuple[Ref, ...]) -> None:
         only_weights = bool(tensors) and all(ref.id in self.result.weights for ref in tensors)
         for index, ref in enumerate(call.results):
             if not isinstance(ref, Ref):
@@ -220,7 +220,7 @@ def _protect_left_out(reading: Reading) -> None:
     whole: set[int] = set()  # factors all of which is used
     for each in reading.tapes:
         for call in each.tape.calls:
-            made = [ref for ref in refs(call.results) if ref.id in each.weights]
+            made = [ref for ref in call.makes if ref.id in each.weights]
             if not made:
                 whole.update(factor.uid for factor in _factors(each, call.reads))
             elif call.name not in slicing.rules:
@@ -246,7 +246,7 @@ def _protect_guessed_cuts(reading: Reading) -> None:
                 continue
             guessed = guessed or call.name == "aten._local_scalar_dense"
             if guessed and call.name in CUTS:
-                kept = {axis for ref in refs(call.results) for axis in each.axes[ref.id]}
+                kept = {axis for ref in call.makes for axis in each.axes[ref.id]}
                 for axis in (axis for ref in call.reads for axis in each.axes[ref.id] if axis not in kept):
                     reading.algebra.freeze(axis, GUESSED)
 
@@ -281,7 +281,7 @@ def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> No
     read: set[int] = set()
     for call in reading.tape.calls:
         read.update(ref.id for ref in call.reads)
-        for ref in (*call.reads, *refs(call.results[:1])):  # others are the kernel's own
+        for ref in (*call.reads, *call.makes[:1]):  # others are the kernel's own
             graphs.setdefault(ref.id, set()).add(call.owner.graph)
     if not any(None in places for places in graphs.values()):
         return

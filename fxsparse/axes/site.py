@@ -102,13 +102,9 @@ class Site:
         return name in self._arguments
 
     @property
-    def tensors(self) -> list[Ref]:
+    def tensors(self) -> tuple[Ref, ...]:
         """All tensors among the arguments, in order, lists opened."""
-        found: list[Ref] = []
-        for value in self._arguments.values():
-            items = value if isinstance(value, (list, tuple)) else [value]
-            found.extend(item for item in items if isinstance(item, Ref))
-        return found
+        return self.call.reads
 
     def axes(self, tensor: Ref | str) -> list[Axis]:
         ref = self.arg(tensor) if isinstance(tensor, str) else tensor

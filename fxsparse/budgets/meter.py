@@ -16,7 +16,6 @@ from fxsparse.axes.factors import Axis, Factor
 from fxsparse.axes.reader import TapeReading
 from fxsparse.channels.coordinates import Coordinates
 from fxsparse.channels.groups import Structure
-from fxsparse.tracing.tape import refs
 
 Widths = npt.NDArray[np.float64]  # of each group, in the order of the structure
 
@@ -172,7 +171,7 @@ def _spans(reading: TapeReading) -> dict[int, tuple[int, int]]:
             owner = base.get(value, value)
             if owner in spans:
                 spans[owner] = (spans[owner][0], position)
-        for ref in refs(call.results):
+        for ref in call.makes:
             if ref.id in used or ref.id in spans or tape.values[ref.id].key is not None:
                 continue
             if said.movement and used:

@@ -17,7 +17,6 @@ from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import copy_with
-from fxsparse.tracing.tape import refs
 
 
 @dataclass(frozen=True)
@@ -90,7 +89,7 @@ class _Effects:
                 counts = tape.mode == "train" and "batch_norm" in call.name
                 if torch.Tag.nondeterministic_seeded in call.op.tags or counts:
                     found.random.add(where)
-                if any(memory[ref.id] in changed for ref in (*call.reads, *refs(call.results))):
+                if any(memory[ref.id] in changed for ref in (*call.reads, *call.makes)):
                     found.touched.add(where)
         return found
 

@@ -29,7 +29,7 @@ from fxsparse.tracing.loops import PINS
 from fxsparse.tracing.recorder import ACTIVE, Recorder
 from fxsparse.tracing.recording import meta_inputs, record_in_place
 from fxsparse.tracing.tape import Mode, Ref
-from fxsparse.tracing.traced_module import TracedModule
+from fxsparse.tracing.traced_module import TracedModule, traced_graphs
 
 INTERNAL = "this is an error in fxsparse; please report it with the model"
 
@@ -126,8 +126,7 @@ class Builder:
         reading = self.structure.reading.tapes[tape]
         ragged = self.insert_gathers(tape, mode)
         expectation = Expectation(reading, self.prediction, ragged)
-        shared = [traced for module in self.module.modules() if isinstance(module, TracedModule) for traced in module.graphs.values()]
-        meta = copy_with(self.module, _meta, keep=shared)  # what is rewritten in its graphs is rewritten in the module's own
+        meta = copy_with(self.module, _meta, keep=traced_graphs(self.module))  # rewriting these rewrites the module's own
         meta.train(mode == "train")
         names = {id(m): name for name, m in meta.named_modules(remove_duplicate=False)}
         seen: dict[tuple[str, str], int] = {}

@@ -21,7 +21,6 @@ from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.plan import predict
 from fxsparse.tracing.functions import Applied
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.tape import refs
 from fxsparse.tracing.traced_module import TracedModule
 
 
@@ -48,7 +47,7 @@ def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
             python = call.owner.node is None and call.owner.module not in leaves
             if not python and (call.owner.graph, call.owner.node) not in opaque:
                 continue
-            for ref in (*call.reads, *refs(call.results)):
+            for ref in (*call.reads, *call.makes):
                 factors.update((factor.uid, factor) for axis in each.axes.get(ref.id, ()) for factor in axis)
     met = {number for factor in factors.values() for number in _groups_of(structure, factor)}
     return [

@@ -13,7 +13,7 @@ from torch import fx, nn
 from fxsparse.axes.factors import Axis
 from fxsparse.axes.reader import Reading, TapeReading
 from fxsparse.surgery.symbols import leaves
-from fxsparse.tracing.tape import Call, refs
+from fxsparse.tracing.tape import Call
 from fxsparse.tracing.traced_module import TracedModule
 
 VIEWS = {"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"}
@@ -36,7 +36,7 @@ def protect_what_input_sizes_split(reading: Reading, module: nn.Module) -> None:
                 node = nodes[owner.graph].get(owner.node)
                 if node is not None:
                     _protect(reading, each, call, node, owner.graph, made)
-            for ref in refs(call.results[:1]):
+            for ref in call.makes[:1]:
                 made[owner.graph, owner.node] = each.axes[ref.id]
 
 
@@ -48,7 +48,7 @@ def _nodes(module: nn.Module | None, each: TapeReading) -> dict[str, fx.Node]:
 
 
 def _protect(reading: Reading, each: TapeReading, call: Call, node: fx.Node, graph: str, made: dict[tuple[str, str], list[Axis]]) -> None:
-    (result,) = refs(call.results[:1])
+    (result,) = call.makes[:1]
     axes = each.axes[result.id]
     sizes = list(_sizes(node))
     if len(sizes) != len(axes):

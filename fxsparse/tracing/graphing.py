@@ -16,14 +16,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_map_only
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.functions import applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import count
-from fxsparse.tracing.nodes import Nodes, holds_tensor
+from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
 from fxsparse.tracing.recorder import LOOKS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
@@ -244,7 +244,7 @@ def _version(tensor: Tensor) -> int:
 
 
 def _versions(tree: Any) -> dict[int, int]:
-    return {id(leaf): _version(leaf) for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)}
+    return {id(tensor): _version(tensor) for tensor in tensors_in(tree)}
 
 
 def _plain(value: Any) -> Any:

@@ -140,17 +140,25 @@ class Nodes:
         return torch.device("meta") if device.type == self.device and device.index in self.devices else device
 
 
+def tensors_in(value: Any) -> list[Tensor]:
+    """The tensors among the leaves."""
+    found: list[Tensor] = []
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, Tensor):
+            found.append(item)
+        elif type(item) is tuple or type(item) is list:
+            left.extend(item)
+        elif type(item) is dict:
+            left.extend(item.values())
+        elif item is not None and not isinstance(item, (int, float, str, torch.Size)):
+            found.extend(leaf for leaf in tree_leaves(item) if isinstance(leaf, Tensor))
+    return found
+
+
 def holds_tensor(value: Any) -> bool:
-    """Whether a tensor is among the leaves."""
-    if isinstance(value, Tensor):
-        return True
-    if value is None or isinstance(value, (int, float, str, torch.Size)):
-        return False
-    if type(value) in (tuple, list):
-        return any(map(holds_tensor, value))
-    if type(value) is dict:
-        return any(map(holds_tensor, value.values()))
-    return any(isinstance(leaf, Tensor) for leaf in tree_leaves(value))
+    return bool(tensors_in(value))
 
 
 def _builtin(value: Any) -> Any:

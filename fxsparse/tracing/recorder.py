@@ -46,7 +46,7 @@ class Recorder(TorchDispatchMode):
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.truth = False  # what is answered where a network asks whether something is true
-        self._ids: dict[int, int] = {}
+        self._ids: dict[int, Ref] = {}
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
         self._shapes = shapes()
@@ -54,14 +54,14 @@ class Recorder(TorchDispatchMode):
     # ---- tensors ----------------------------------------------------------------------------------------------------------
 
     def ref(self, tensor: Tensor, origin: Origin = "result", key: str | None = None, *, sure: bool = True) -> Ref:
-        number = self._ids.get(id(tensor))
-        if number is None:
-            number = self._ids[id(tensor)] = len(self.tape.values)
+        known = self._ids.get(id(tensor))
+        if known is None:
+            known = self._ids[id(tensor)] = Ref(len(self.tape.values))
             self._alive.append(tensor)
             self.tape.values.append(
-                Value(number, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor) if sure else None)
+                Value(known.id, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor) if sure else None)
             )
-        return Ref(number)
+        return known
 
     def adopt(self, module: nn.Module) -> None:
         """Learn the names of a module's tensors and submodules."""
@@ -83,17 +83,18 @@ class Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
         kwargs = kwargs or {}
+        given: list[Tensor] = []
         if self.silent:
-            return self._run(func, args, kwargs)
-        sources: list[Ref] = []
+            mapped(given.append, (args, kwargs))
+            return self._run(func, args, kwargs, given)
 
         def refer(tensor: Tensor) -> Ref:
-            sources.append(self.ref(tensor, "constant"))
-            return sources[-1]
+            given.append(tensor)
+            return self.ref(tensor, "constant")
 
         ref_args, ref_kwargs = mapped(refer, args), mapped(refer, kwargs)
-        out = self._run(func, args, kwargs)
-        sure = all(self.tape.values[ref.id].content is not None for ref in sources) and not any(
+        out = self._run(func, args, kwargs, given)
+        sure = all(self.tape.values[self.ref(tensor).id].content is not None for tensor in given) and not any(
             word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")
         )  # uninitialised and random numbers, and what is made of them, are different every time
         if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
@@ -116,9 +117,7 @@ class Recorder(TorchDispatchMode):
         self.tape.calls.append(Call(written, (), arguments, results, Owner(self.modules[-1], *self.node)))
         return out
 
-    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        leaves: list[Tensor] = []
-        mapped(leaves.append, (args, kwargs))
+    def _run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], leaves: list[Tensor]) -> Any:
         if any(leaf.is_meta for leaf in leaves):
             if not all(leaf.is_meta for leaf in leaves):
                 args, kwargs = mapped(self._on_meta, (args, kwargs))
@@ -143,14 +142,14 @@ class Recorder(TorchDispatchMode):
         with torch._C._DisableTorchDispatch():
             meta = self._on_meta(tensor)
         if meta is not tensor:
-            self._ids[id(meta)] = self.ref(tensor, "constant").id
+            self._ids[id(meta)] = self.ref(tensor, "constant")
         return meta
 
     def twin(self, tensor: Tensor) -> Tensor:
         """Another tensor that is the same value of the tape."""
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             made = tensor.detach()
-        self._ids[id(made)] = self.ref(tensor).id
+        self._ids[id(made)] = self.ref(tensor)
         self._alive.append(made)
         return made
 

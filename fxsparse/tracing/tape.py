@@ -28,16 +28,19 @@ class Ref:
         return f"%{self.id}"
 
 
-def refs(value: Any) -> Iterator[Ref]:
-    """The tensors among arguments or results, lists and tables opened."""
-    if isinstance(value, Ref):
-        yield value
-    elif isinstance(value, (list, tuple)):
-        for item in value:
-            yield from refs(item)
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from refs(item)
+def refs(value: Any) -> tuple[Ref, ...]:
+    """The tensors among arguments or results, lists and tables opened, in order."""
+    found: list[Ref] = []
+    left = [value]
+    while left:
+        item = left.pop()
+        if isinstance(item, Ref):
+            found.append(item)
+        elif isinstance(item, (list, tuple)):
+            left.extend(reversed(item))
+        elif isinstance(item, dict):
+            left.extend(reversed(item.values()))
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +73,17 @@ class Call:
     kwargs: dict[str, Any]
     results: tuple[Any, ...]  # flat; a result that is no tensor stays as it is
     owner: Owner
+    reads: tuple[Ref, ...] = field(init=False, repr=False)  # the tensors among its arguments
+    makes: tuple[Ref, ...] = field(init=False, repr=False)  # the tensors among its results
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reads", refs((self.args, self.kwargs)))
+        object.__setattr__(self, "makes", refs(self.results))
 
     @property
     def name(self) -> str:
         """`aten.addmm` for every overload of addmm; custom operators keep their namespace."""
         return f"{self.op.namespace}.{self.op._schema.name.partition('::')[2]}"
-
-    @property
-    def reads(self) -> Iterator[Ref]:
-        """The tensors among its arguments."""
-        return refs((self.args, self.kwargs))
 
     @property
     def writes(self) -> Iterator[Ref]:
@@ -121,7 +125,7 @@ class Tape:
         needed = {ref.id for ref in self.outputs}
         idle: set[int] = set()
         for call in reversed(self.calls):
-            made = [ref.id for ref in refs(call.results)]
+            made = [ref.id for ref in call.makes]
             if made and needed.isdisjoint(made) and call.op.namespace == "aten" and not call.op._schema.is_mutable:
                 idle.update(made)
             else:

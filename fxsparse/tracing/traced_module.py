@@ -167,6 +167,11 @@ class _Blank:
         return "_"
 
 
+def traced_graphs(module: nn.Module) -> list[TracedGraph]:
+    """All graphs of a traced module and of the traced modules in it."""
+    return [traced for each in module.modules() if isinstance(each, TracedModule) for traced in each.graphs.values()]
+
+
 def original_class(cls: type) -> type:
     return next((base for base in cls.__mro__ if not issubclass(base, TracedModule)), cls)
 

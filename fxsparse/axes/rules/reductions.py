@@ -31,7 +31,7 @@ def _reduce(site: Site, summing: bool) -> None:
     summing = summing and not weight
     if norm:
         site.book.varying.append((tuple(axes[i] for i in dims), correction_of(site)))
-    idle = all(ref.id in site.tape.idle for ref in site.call.results if isinstance(ref, Ref))
+    idle = all(ref.id in site.tape.idle for ref in site.call.makes)
     for i in dims:
         if idle:  # of any length, as nobody reads what comes of it
             site.touch(axes[i])
