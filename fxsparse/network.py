@@ -39,7 +39,7 @@ from fxsparse.tracing.recording import as_arguments, record
 from fxsparse.tracing.shapes import remembered
 from fxsparse.tracing.trace import Traced
 from fxsparse.tracing.trace import trace as trace_module
-from fxsparse.tracing.traced_module import TracedModule, traced_graphs
+from fxsparse.tracing.traced_module import TracedModule, graphs_alone, traced_graphs
 
 if TYPE_CHECKING:
     import networkx
@@ -201,6 +201,7 @@ class Network:
         whole = {name: g.units for name, g in self.origin.structure.groups.items()}
         remembers = bool(self.journal.tensors)
         dense = self.with_living(whole, "journal" if remembers else "fresh")  # fresh values are cut off again
+        graphs_alone(dense.module)
         edit(dense.module)
         result = analysed(retraced(dense.module, self.origin), self.origin.inputs, self.origin.original)
         result = replace(result, masks=_fitting(dense.masks, result), edits=(*self.edits, text), provenance=self.provenance)
@@ -283,7 +284,10 @@ def retraced(module: nn.Module, origin: Origin) -> Traced:
     for each in module.modules():
         if isinstance(each, TracedModule):
             each.recompile()
-    tapes = tuple(record(module, *origin.inputs, mode=each.tape.mode) for each in origin.structure.reading.tapes)
+    modes = [each.tape.mode for each in origin.structure.reading.tapes]
+    if isinstance(module, TracedModule) and module.train_error:
+        modes = [mode for mode in modes if mode != "train"]
+    tapes = tuple(record(module, *origin.inputs, mode=mode) for mode in modes)
     return Traced(module, tapes, origin.notes, origin.islands)
 
 

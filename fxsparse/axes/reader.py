@@ -198,16 +198,17 @@ def _meet_demands(reading: Reading) -> None:
 
 
 def _protect_unused(reading: Reading) -> None:
-    used = {
-        key for each in reading.tapes for call in each.tape.calls for ref in call.reads if (key := each.tape.values[ref.id].key) is not None
-    }
-    unused = [key for key in reading.tensors if key not in used]
-    for key in unused:
-        for axis in reading.tensors[key]:
-            reading.algebra.freeze(axis, UNUSED)
-    waiting = [key for key in unused if reading.tensors[key]]  # a counter without axes waits for nothing
-    if waiting:
-        for each in reading.tapes:
+    read_by = [{each.tape.values[ref.id].key for call in each.tape.calls for ref in call.reads} for each in reading.tapes]
+    for key, axes in reading.tensors.items():
+        if not any(key in read for read in read_by):
+            for axis in axes:
+                reading.algebra.freeze(axis, UNUSED)
+    for each, read in zip(reading.tapes, read_by, strict=True):
+        waiting = [key for key, axes in reading.tensors.items() if axes and key not in read]  # a counter without axes waits for nothing
+        if waiting and any(call.owner.graph != "" for call in each.tape.calls):
+            for key in waiting:  # a layer that is left out at random, say: when it runs, it is as the user wrote it
+                for axis in reading.tensors[key]:
+                    reading.algebra.freeze(axis, f"{UNUSED} in {each.tape.mode} mode, where Python code could not be traced")
             _protect_branches(reading.algebra, each, waiting[0])
 
 
@@ -283,8 +284,6 @@ def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> No
         read.update(ref.id for ref in call.reads)
         for ref in (*call.reads, *call.makes[:1]):  # others are the kernel's own
             graphs.setdefault(ref.id, set()).add(call.owner.graph)
-    if not any(None in places for places in graphs.values()):
-        return
     for number, places in graphs.items():
         in_hand = None in places or len(places) > 1 or number not in read
         if in_hand and reading.tape.values[number].key is None:

@@ -100,14 +100,14 @@ class Builder:
         for name in {graph for graph, _ in done}:
             module = self.graph_module(name)
             _erase_dead_views(
-                module.graphs[mode].graph, {c.owner.node for g in gathers for c in (calls[i] for i in g.calls) if c.owner.graph == name}
+                module.graph_in(mode).graph, {c.owner.node for g in gathers for c in (calls[i] for i in g.calls) if c.owner.graph == name}
             )
         return ragged
 
     def _insert_gather(self, gather: Gather, calls: Any, mode: Mode) -> None:
         last, first = calls[gather.calls[0]].owner, calls[gather.calls[-1]].owner
         module = self.graph_module(last.graph)
-        traced = module.graphs[mode if mode in module.graphs else "eval"]
+        traced = module.graph_in(mode)
         nodes = {node.name: node for node in traced.graph.nodes}
         exit_node, entry_node = nodes[last.node], nodes[first.node]
         source = entry_node.all_input_nodes[0]  # by position or by name

@@ -43,8 +43,7 @@ def protect_what_input_sizes_split(reading: Reading, module: nn.Module) -> None:
 def _nodes(module: nn.Module | None, each: TapeReading) -> dict[str, fx.Node]:
     if not isinstance(module, TracedModule):
         return {}
-    traced = module.graphs.get(each.tape.mode, module.graphs["eval"])
-    return {node.name: node for node in traced.graph.nodes}
+    return {node.name: node for node in module.graph_in(each.tape.mode).graph.nodes}
 
 
 def _protect(reading: Reading, each: TapeReading, call: Call, node: fx.Node, graph: str, made: dict[tuple[str, str], list[Axis]]) -> None:

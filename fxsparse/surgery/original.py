@@ -11,7 +11,7 @@ from fxsparse.surgery.expectation import Expectation, difference
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.recording import record
 from fxsparse.tracing.replacements import FreeAttention, restore_attention
-from fxsparse.tracing.traced_module import TracedModule, original_class
+from fxsparse.tracing.traced_module import TracedModule, as_plain
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -22,9 +22,7 @@ def as_original(network: Network) -> nn.Module:
     module = shared_copy(network.module)
     for each in list(module.modules()):
         if isinstance(each, TracedModule):
-            each.__class__ = original_class(type(each))
-            for name in ("graphs", "train_error"):
-                each.__dict__.pop(name, None)
+            as_plain(each)
             for name in [b for b in each._buffers if b.startswith("_gather_")]:
                 del each._buffers[name]
                 each._non_persistent_buffers_set.discard(name)

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from types import ModuleType
+from types import CellType, ModuleType
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.numbers import Traced
 
+CELL = "cell_contents"
 _Cached = functools._lru_cache_wrapper
 _FOREIGN = {*sys.stdlib_module_names, "numpy", "scipy", "sympy", "torch", "networkx", "fxsparse"}  # large, and not asked about shapes
 _seen: dict[str, tuple[ModuleType, int, list[str]]] = {}  # module -> how many names it had, and those of cached functions
@@ -30,7 +31,7 @@ def uncached(root: nn.Module) -> Iterator[None]:
     replaced: list[tuple[Any, str, Any]] = []
     try:
         for owner, name in [*_in_modules(), *_in_classes(root)]:
-            cached = vars(owner)[name]
+            cached = owner.cell_contents if name == CELL else vars(owner)[name]
             setattr(owner, name, _computing(cached))
             replaced.append((owner, name, cached))
         yield
@@ -54,7 +55,18 @@ def _in_classes(root: nn.Module) -> Iterator[tuple[Any, str]]:
     classes = {cls for module in root.modules() for cls in type(module).__mro__}
     for cls in classes:
         if cls.__module__.partition(".")[0] not in _FOREIGN:
-            yield from ((cls, name) for name, value in list(vars(cls).items()) if isinstance(value, _Cached))
+            for name, value in list(vars(cls).items()):
+                if isinstance(value, _Cached):
+                    yield cls, name
+                closure = getattr(getattr(value, "__func__", value), "__closure__", None) or ()
+                yield from ((cell, CELL) for cell in closure if isinstance(_content(cell), _Cached))  # behind a decorator of the library
+
+
+def _content(cell: CellType) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # still empty
+        return None
 
 
 def _computing(cached: functools._lru_cache_wrapper[Any]) -> Callable[..., Any]:

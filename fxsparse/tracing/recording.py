@@ -14,6 +14,7 @@ from torch.distributions import Distribution
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import Error, TraceError
+from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.lists import lists_on_meta
 from fxsparse.tracing.outputs import output_tensors
@@ -21,16 +22,19 @@ from fxsparse.tracing.recorder import ACTIVE, ALONE, OnNode, Recorder, mapped
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.taught import operator_of
 
+# Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
+# comparison, are there while a network is recorded.
+LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
+
 
 @contextlib.contextmanager
 def same_luck() -> Iterator[None]:
-    """While this is open, what a network draws by chance is the same in each recording, as with layers that are left out at random; the
-    user's generators are as they were afterwards."""
+    """While this is open, what a network draws by chance is the same in each recording; afterwards the generators are as they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        random.seed(0)
-        np.random.seed(0)
+        torch.manual_seed(LUCKY)
+        random.seed(LUCKY_PYTHON)
+        np.random.seed(LUCKY_NUMPY)
         try:
             yield
         finally:
@@ -143,7 +147,7 @@ def record_in_place(
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
-        with recording(recorder), lists_on_meta():
+        with recording(recorder), lists_on_meta(), uncached(copy):
             out = copy(*arguments, **keywords)
     except Error:
         raise

@@ -57,8 +57,12 @@ class TracedModule(nn.Module):
 
     graphs: dict[Mode, TracedGraph]
     train_error: str
+    trains_in_python: bool  # in train mode the user's own code runs, and parts of it are traced modules of their own
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
+        if self.training and self.trains_in_python:
+            own: Any = original_class(type(self))
+            return own.forward(self, *args, **kwargs)
         traced = self.graph_now()
         leaves = self._leaves(traced, args, kwargs)
         recorder = None if torch.compiler.is_compiling() else ACTIVE.get()
@@ -69,7 +73,13 @@ class TracedModule(nn.Module):
         """The graph of the present mode."""
         if self.training and self.train_error:
             raise TraceError(self.train_error)
-        return self.graphs["train"] if self.training and "train" in self.graphs else self.graphs["eval"]
+        if not self.training and "eval" not in self.graphs:
+            raise TraceError(f"this {original_class(type(self)).__name__} was traced for train mode alone; call the whole network")
+        return self.graph_in("train" if self.training else "eval")
+
+    def graph_in(self, mode: Mode) -> TracedGraph:
+        """The graph of a mode, which may be the other's as well."""
+        return self.graphs[mode] if mode in self.graphs else next(iter(self.graphs.values()))
 
     def recompile(self) -> None:
         """After a graph was edited: make its code anew."""
@@ -176,15 +186,32 @@ def original_class(cls: type) -> type:
     return next((base for base in cls.__mro__ if not issubclass(base, TracedModule)), cls)
 
 
-def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: str = "") -> TracedModule:
+def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: str = "", *, trains_in_python: bool = False) -> TracedModule:
     """Turn a module (a copy of the user's) into a traced one, in place."""
     cls = type(module)
     members = {"__module__": cls.__module__, "__doc__": cls.__doc__, "forward": _forward_of(cls)}
     module.__class__ = type(f"Traced{cls.__name__}", (TracedModule, cls), members)
     module.__dict__["graphs"] = graphs
     module.__dict__["train_error"] = train_error
+    module.__dict__["trains_in_python"] = trains_in_python
     assert isinstance(module, TracedModule)
     return module
+
+
+def as_plain(module: TracedModule) -> None:
+    """Turn a traced module back into one of the user's class, in place."""
+    module.__class__ = original_class(type(module))
+    for name in ("graphs", "train_error", "trains_in_python"):
+        del module.__dict__[name]
+
+
+def graphs_alone(module: nn.Module) -> None:
+    """Take the user's own code out of train mode, which refuses from then on: who edits graphs does not reach that code."""
+    if isinstance(module, TracedModule) and module.trains_in_python:
+        module.__dict__["trains_in_python"] = False
+        for part in list(module.modules())[1:]:
+            if isinstance(part, TracedModule):
+                as_plain(part)
 
 
 def _forward_of(cls: type[nn.Module]) -> Callable[..., Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -94,3 +95,37 @@ def test_a_number_of_another_trace_is_a_plain_one() -> None:
     second = fxsparse.trace(model, x)
     assert torch.equal(first(x), second(x))
     assert [node.op for node in second.module.graphs["eval"].graph.nodes].count("call_method") == 1  # type: ignore[index, union-attr]
+
+
+def remembering(function: Any) -> Any:
+    """A decorator that keeps its cache to itself, as libraries write them."""
+    cached = functools.lru_cache(maxsize=4)(function)
+
+    @functools.wraps(function)
+    def call(*args: Any) -> Any:
+        return cached(*args)
+
+    return call
+
+
+class Remembering(nn.Module):
+    """Looks at a value, so that its code runs again and again while its parts are looked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 6))
+
+    @staticmethod
+    @remembering
+    def steps(width: int, device: torch.device) -> Tensor:
+        return torch.arange(width, device=device) / width
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.part(x) + self.steps(x.shape[-1], x.device)
+        return y * 2 if y.sum() > 1e9 else y
+
+
+def test_a_cache_behind_a_decorator_is_asked_anew_in_each_recording() -> None:
+    network = fxsparse.trace(Remembering().eval(), torch.randn(2, 6))
+    assert network.origin.islands == ("part",)
+    assert network.group("part.0").prunable

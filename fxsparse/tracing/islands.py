@@ -1,0 +1,145 @@
+"""Models that cannot be traced as a whole: the user's Python stays as a shell, and the largest parts that can be traced are graphs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import TreeSpec
+
+from fxsparse.errors import TraceError
+from fxsparse.tracing.copies import meta_copy
+from fxsparse.tracing.leaves import is_leaf
+from fxsparse.tracing.modes import both_modes
+from fxsparse.tracing.recorder import LOOKS
+from fxsparse.tracing.recording import record, record_in_place
+from fxsparse.tracing.tape import Mode, Tape
+from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
+
+
+@dataclass
+class _Call:
+    args: Any
+    kwargs: Any
+    spec: TreeSpec
+    constants: list[Any]
+
+
+@dataclass
+class Islands:
+    """The search for the parts. `first` is the mode in which the shell must run: eval, with train mode as well if it runs; or train mode
+    alone, where eval mode could be traced as a whole."""
+
+    shell: nn.Module
+    args: Any
+    kwargs: Mapping[str, Any]
+    why: str
+    first: Mode = "eval"
+    trains: bool = False  # the untouched model runs in train mode on these inputs
+    calls: dict[str, list[_Call]] = field(default_factory=dict)
+    found: dict[str, TracedModule] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def run(self) -> tuple[Tape, ...]:
+        """Turns parts of the shell into traced modules, in place, and gives the tapes of what came of it."""
+        try:
+            originals = self.record_originals()
+        except TraceError as error:
+            if LOOKS not in self.why:
+                raise
+            raise TraceError(f"{self.why}, and cannot go on without it; compute it before the call, and pass it as an argument") from error
+        self.trains = "train" in originals
+        self.visit_parts("", self.shell)
+        return self.settle(originals)
+
+    def record_originals(self) -> dict[Mode, Tape]:
+        """The tape of the untouched model in each mode, and what each submodule is called with."""
+        tapes = {self.first: self.record_calls(truth=False)}
+        if tapes[self.first].guessed:  # the other answer may call the same parts in another way, as with None in the place of a mask
+            with contextlib.suppress(TraceError):
+                self.record_calls(truth=True)
+        if self.first == "eval":
+            with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
+                tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
+        return tapes
+
+    def record_calls(self, truth: bool) -> Tape:
+        """The tape with one answer to all questions; notes the calls of all parts."""
+        copy = meta_copy(self.shell)
+        copy.train(self.first == "train")
+        for name, module in copy.named_modules():
+            if name:
+                module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
+        return record_in_place(copy, self.args, self.kwargs, self.first, truth=truth)
+
+    def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        leaves, spec = flatten_call(type(module), args, kwargs)
+        constants = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
+        self.calls.setdefault(name, []).append(_Call(args, kwargs, spec, constants))
+
+    def visit_parts(self, name: str, module: nn.Module) -> None:
+        for child_name, child in module.named_children():
+            self.visit(f"{name}.{child_name}" if name else child_name, child)
+
+    def visit(self, name: str, module: nn.Module) -> None:
+        calls = self.calls.get(name, [])
+        alike = bool(calls) and all(call.spec == calls[0].spec and call.constants == calls[0].constants for call in calls)
+        if alike and any(isinstance(each, torch.device) for each in calls[0].constants):
+            alike = False  # here it is meta, and in earnest another one
+        if is_leaf(module) or isinstance(module, TracedModule):
+            return
+        if alike:
+            try:
+                graphs, tapes, train_error = both_modes(module, calls[0].args, calls[0].kwargs, name)
+                untrained = bool(train_error) and self.trains  # its parts may do better
+                if not untrained and not any(tape.guessed for tape in tapes):  # control flow may depend on it: boxes that are found, or not
+                    if self.first == "train":  # in eval mode nobody calls it: the whole graph calls its layers
+                        graphs = {"train": graphs.get("train", graphs["eval"])}
+                    self.found[name] = as_traced(module, graphs, train_error)
+                    return
+            except TraceError:
+                pass
+        self.visit_parts(name, module)
+
+    def settle(self, originals: dict[Mode, Tape]) -> tuple[Tape, ...]:
+        """Record with the islands in place; one that does not do what the original did goes back to plain Python, its parts as islands."""
+        while True:
+            wrong, tapes = self.compare(originals)
+            if wrong is None:
+                break
+            if wrong not in self.found:
+                wrong = next(iter(self.found), None)
+                if wrong is None:
+                    raise TraceError(f"the model does not do the same twice: {self.why}")
+            for name in self.like(wrong):
+                restored = self.found.pop(name)
+                as_plain(restored)
+                self.notes.append(f"{name!r} is left in plain Python: its graph did not repeat what the original does")
+                self.visit_parts(name, restored)
+        if not self.trains:
+            self.notes.append("train mode was not recorded: the model does not run on these inputs in train mode")
+        return tapes
+
+    def like(self, wrong: str) -> list[str]:
+        """The islands of the same class as one that went wrong: to try them one by one would take as many runs."""
+        cls = original_class(type(self.found[wrong]))
+        return [name for name, each in self.found.items() if original_class(type(each)) is cls]
+
+    def compare(self, originals: dict[Mode, Tape]) -> tuple[str | None, tuple[Tape, ...]]:
+        tapes: list[Tape] = []
+        for mode, original in originals.items():
+            try:
+                tape = record(self.shell, self.args, self.kwargs, mode)
+            except TraceError:
+                return "", ()
+            for index, call in enumerate(tape.calls):
+                if index >= len(original.calls) or call.op is not original.calls[index].op:
+                    return call.owner.graph or "", ()
+            if len(tape.calls) != len(original.calls):
+                return "", ()
+            tapes.append(tape)
+        return None, tuple(tapes)

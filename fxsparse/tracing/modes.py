@@ -1,0 +1,67 @@
+"""The graphs and tapes of one module: of eval mode, and of train mode where its code asks which one it is."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from fxsparse.errors import TraceError
+from fxsparse.tracing.copies import meta_copy
+from fxsparse.tracing.recorder import ALONE
+from fxsparse.tracing.tape import Mode, Tape
+from fxsparse.tracing.traced_module import TracedGraph
+from fxsparse.tracing.tracer import trace_graph
+
+
+@contextlib.contextmanager
+def exporting() -> Iterator[None]:
+    """While this is open, `torch.compiler.is_exporting()` says so, as under torch.export: code that looks at values for the sake of speed
+    alone, as whether a mask masks anything, leaves it then."""
+    before = torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag
+    torch.compiler._is_compiling_flag = torch.compiler._is_exporting_flag = True
+    try:
+        yield
+    finally:
+        torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
+
+
+def both_modes(
+    module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str, again: Callable[[], AbstractContextManager[None]] | None = None
+) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
+    """The eval graph, and the train graph where the code asks for its mode; each tried `again` in this context if it fails."""
+
+    device = next(
+        (
+            t.device.type
+            for t in (*module.parameters(), *module.buffers(), *tree_leaves((args, dict(kwargs))))
+            if isinstance(t, torch.Tensor)
+        ),
+        "cpu",
+    )
+
+    def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
+        try:
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
+        except TraceError:
+            if again is None:
+                raise
+        with ALONE, again():  # what still stands in the way is what there is to say
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
+
+    graph, tape, asked = graph_of("eval")
+    graphs: dict[Mode, TracedGraph] = {"eval": graph}
+    tapes = [tape]
+    train_error = ""
+    if asked:
+        try:
+            graphs["train"], train_tape, _ = graph_of("train")
+            tapes.append(train_tape)
+        except TraceError as error:
+            train_error = f"the train mode of {type(module).__name__} could not be traced: {error}"
+    return graphs, tuple(tapes), train_error
