@@ -105,10 +105,18 @@ def to_meta(tensor: Tensor) -> Tensor:
     return meta
 
 
-def meta_copy(module: nn.Module) -> nn.Module:
-    """The module on meta tensors: its code and shapes, without its data."""
+def meta_copy(module: nn.Module, *, flags: bool = False) -> nn.Module:
+    """The module on meta tensors: its code and shapes, without its data. Its `flags`, single whole numbers and truth values, are kept where
+    its code may ask for them."""
+
+    def made(tensor: Tensor) -> Tensor:
+        one = tensor.numel() == 1 and not tensor.is_meta and not isinstance(tensor, nn.Parameter)
+        if flags and one and not tensor.is_floating_point() and not tensor.is_complex():
+            return tensor.detach().to("cpu", copy=True)
+        return to_meta(tensor)
+
     with torch.no_grad():
-        return copy_with(module, to_meta)
+        return copy_with(module, made)
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

@@ -22,9 +22,9 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.functions import applied
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.loops import count
+from fxsparse.tracing.loops import answered, count
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
-from fxsparse.tracing.recorder import LOOKS, Recorder, user_line
+from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
 
@@ -46,6 +46,14 @@ DATA_DEPENDENT = frozenset(
         "allclose",
     ]
 )
+ANSWERED: dict[str, Callable[[Any], Any] | None] = {
+    "__bool__": bool,
+    "is_nonzero": bool,
+    "__int__": int,
+    "__index__": int,
+    "__float__": float,
+    "item": None,
+}
 PLAIN = {"__hash__", "__repr__", "__format__", "__str__", "__reduce_ex__", "__deepcopy__", "__dir__", "retain_grad"}
 SIZES = {"size", "dim", "numel", "nelement", "__len__", "ndimension", "stride"}
 
@@ -80,6 +88,8 @@ class Graphing(Nodes, TorchFunctionMode):
             return torch.autocast(*args).__enter__()
         if func is exit_autocast:
             return args[0].__exit__(None, None, None)
+        if name in ANSWERED and args[0].numel() == 1 and id(args[0]) in self.recorder.fixed:
+            return self.answer(ANSWERED[name], args[0])
         if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
             raise TraceError(f"{LOOKS} ({name}) at {user_line()}")
         if name in SIZES and args and isinstance(args[0], Tensor):
@@ -104,6 +114,13 @@ class Graphing(Nodes, TorchFunctionMode):
             return self.node_call("call_method", name, func, args, kwargs, (args, kwargs))
         return self.node_call("call_function", func, func, args, kwargs, (args, kwargs))
 
+    def answer(self, kind: Callable[[Any], Any] | None, tensor: Tensor) -> Any:
+        """The value of a tensor that follows from buffers and plain numbers alone; the graph holds to it."""
+        with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
+            plain = tensor.item() if kind is None else kind(tensor.item())
+        self.graph.call_function(answered, (self.node_of(tensor), plain, user_line()))
+        return plain
+
     def unbind(self, tensor: Tensor) -> Any:
         count(self.graph, self.extent(tensor, 0, tensor.shape[0]))
         return self.node_call("call_function", torch.unbind, torch.unbind, (tensor, 0), {}, ((tensor, 0), {}))
@@ -126,6 +143,7 @@ class Graphing(Nodes, TorchFunctionMode):
             out = func(*real[0], **real[1])
         finally:
             self.recorder.node = outer
+        self.hold_to(node, mark)
         out = self.distinct(out, given)
         if out is None or holds_tensor(out):
             self.learn(out, node)
@@ -133,17 +151,29 @@ class Graphing(Nodes, TorchFunctionMode):
             self.graph.erase_node(node)
         return out
 
+    def hold_to(self, node: torch.fx.Node, mark: int) -> None:
+        """Torch itself looks at a tensor that stands for a number, as in `x[:, :n]`: that number is written in its place, and held to."""
+        calls = self.recorder.tape.calls
+        looks = [call for call in calls[mark:] if call.op is READS]
+        if looks:
+            calls[mark:] = [call for call in calls[mark:] if call.op is not READS]
+        for call in looks:
+            tensor = self.recorder.tensor(call.reads[0])
+            with self.graph.inserting_before(node):
+                plain = self.answer(None, tensor)
+            written = {self.node_of(tensor): plain}
+            node.args, node.kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda each, known=written: known.get(each, each))  # type: ignore[misc]
+
     def attribute(self, name: str, tensor: Tensor, getter: Any) -> Any:
         if name == "shape":
             return self.shape(tensor)
         if name == "ndim":
             return getter(tensor)
         if name == "device":
-            device = getter(tensor)
-            return device if device.type != "meta" else self.device_of(tensor)
+            return self.device_of(tensor) if self.stands_in(tensor) else getter(tensor)
         if name in ("is_cpu", "is_cuda", "is_meta"):
             with torch._C.DisableTorchFunction():
-                return name == f"is_{self.device}" if tensor.is_meta else getter(tensor)
+                return name == f"is_{self.device}" if self.stands_in(tensor) else getter(tensor)
         if name == "data":
             return self.node_call("call_method", "detach", Tensor.detach, (tensor,), {}, ((tensor,), {}))
         if name in ("T", "mT", "H", "mH", "real", "imag"):

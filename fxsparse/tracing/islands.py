@@ -69,7 +69,7 @@ class Islands:
 
     def record_calls(self, truth: bool) -> Tape:
         """The tape with one answer to all questions; notes the calls of all parts."""
-        copy = meta_copy(self.shell)
+        copy = meta_copy(self.shell, flags=True)
         copy.train(self.first == "train")
         for name, module in copy.named_modules():
             if name:

@@ -1,7 +1,8 @@
-"""Sizes that a graph holds as plain numbers, and what another input is told.
+"""Sizes and values that a graph holds as plain numbers, and what another input is told.
 
 `for t in range(x.shape[1])` and `for t in x` are unrolled, so a graph holds as many rounds as the traced run made; `int(x.shape[0] / 4)`
-is an int of Python's own, which remembers nothing. Another input must not be cut short, or put into a wrong shape, in silence.
+is an int of Python's own, which remembers nothing. Another input must not be cut short, or put into a wrong shape, in silence; nor may a
+buffer be another (`if not self.initialized:`) than it was.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.numbers import Traced, TracedFloat, TracedInt, rounding
@@ -43,8 +45,17 @@ def rounded(number: float, traced: int, where: str) -> None:
         )
 
 
+def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
+    """A node of the graph: refuses to go on where a tensor that the code looked at has another value than it had."""
+    if ACTIVE.get() is None and not torch.compiler.is_compiling() and type(traced)(tensor.item()) != traced:
+        raise TraceError(
+            f"the value that is looked at in {where} is {type(traced)(tensor.item())} now, and was {traced} when the model was traced; "
+            "trace it again"
+        )
+
+
 PINS = (rounds, rounded)  # nodes of the graph that compare a size with the one that was traced
-for pin in PINS:
+for pin in (*PINS, answered):
     torch.fx.node.has_side_effect(pin)
 
 

@@ -129,6 +129,11 @@ class Nodes:
             known = self.sizes[id(tensor), dim, what] = TracedInt(int(value), make, self.graph)
         return known
 
+    def stands_in(self, tensor: Tensor) -> bool:
+        """Whether it stands for one on the model's device: it is on meta, or a buffer whose value is at hand."""
+        with torch._C.DisableTorchFunction():
+            return tensor.is_meta or id(tensor) in self.attributes
+
     def device_of(self, tensor: Tensor) -> torch.device:
         """The device that the code is told; as an argument, it follows the tensor's."""
         number = next(self.asked)

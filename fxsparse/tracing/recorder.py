@@ -26,6 +26,7 @@ from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
 LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
+READS = torch.ops.aten._local_scalar_dense.default
 _MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
@@ -46,7 +47,9 @@ class Recorder(TorchDispatchMode):
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.truth = False  # what is answered where a network asks whether something is true
+        self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self._ids: dict[int, Ref] = {}
+        self._firsts: list[Tensor] = []  # the tensor that became each value of the tape
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
         self._metas: dict[int, Tensor] = {}
         self._shapes = shapes()
@@ -57,11 +60,15 @@ class Recorder(TorchDispatchMode):
         known = self._ids.get(id(tensor))
         if known is None:
             known = self._ids[id(tensor)] = Ref(len(self.tape.values))
-            self._alive.append(tensor)
+            self._firsts.append(tensor)
             self.tape.values.append(
                 Value(known.id, tuple(map(int, tensor.shape)), tensor.dtype, origin, key, _content(tensor) if sure else None)
             )
         return known
+
+    def tensor(self, ref: Ref) -> Tensor:
+        """The tensor that became this value of the tape."""
+        return self._firsts[ref.id]
 
     def adopt(self, module: nn.Module) -> None:
         """Learn the names of a module's tensors and submodules."""
@@ -70,7 +77,9 @@ class Recorder(TorchDispatchMode):
         for name, parameter in module.named_parameters(remove_duplicate=False):
             self.tape.keys[name] = self.ref(parameter, "parameter", name)
         for name, buffer in module.named_buffers(remove_duplicate=False):
-            self.tape.keys[name] = self.ref(buffer, "buffer", name)
+            self.tape.keys[name] = self.ref(buffer, "buffer", name, sure=False)
+            if not buffer.is_meta:
+                self.fixed.add(id(buffer))
 
     def mark(self) -> int:
         return len(self.tape.calls)
@@ -94,13 +103,18 @@ class Recorder(TorchDispatchMode):
 
         ref_args, ref_kwargs = mapped(refer, args), mapped(refer, kwargs)
         out = self._run(func, args, kwargs, given)
-        sure = all(self.tape.values[self.ref(tensor).id].content is not None for tensor in given) and not any(
+        known = [tensor for tensor in given if self.tape.values[self.ref(tensor).id].content is not None]
+        fixed = all(id(tensor) in self.fixed for tensor in given if not any(tensor is each for each in known)) and not any(
             word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")
         )  # uninitialised and random numbers, and what is made of them, are different every time
+        sure = fixed and len(known) == len(given)
         if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
             self._ids.pop(id(args[0]), None)
         leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
         results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        for leaf in leaves:
+            if isinstance(leaf, Tensor) and not leaf.is_meta:
+                (self.fixed.add if fixed else self.fixed.discard)(id(leaf))
         self.tape.calls.append(Call(func, ref_args, ref_kwargs, results, Owner(self.modules[-1], *self.node)))
         return out
 
@@ -125,7 +139,7 @@ class Recorder(TorchDispatchMode):
                     args = (*args[:2], *(each.to("meta") if isinstance(each, Tensor) else each for each in args[2:]))
             if kwargs.get("device") is not None:
                 kwargs = {**kwargs, "device": torch.device("meta")}
-            if self.refuses and func._schema.name == "aten::_local_scalar_dense" and not leaves[0].dtype.is_floating_point:
+            if self.refuses and func is READS and not leaves[0].dtype.is_floating_point:
                 raise TraceError(f"{LOOKS} (as a whole number) at {user_line()}")
             answer = _ANSWERS.get(func._schema.name)
             if answer is not None:
@@ -133,6 +147,8 @@ class Recorder(TorchDispatchMode):
                 if made is not NotImplemented:
                     self.tape.guessed = True
                     return self.truth if made is False else made
+        elif self.refuses and func is READS and id(leaves[0]) not in self.fixed:
+            raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
         return self._shapes.run(func, args, kwargs)

@@ -1,4 +1,5 @@
-"""Cuts by the value of a tensor. On meta tensors there are no values: a number that is made up must not decide what may go."""
+"""Cuts by the value of a tensor. A single whole number in a buffer is known, and the graph holds to it. Of others there are no values on
+meta tensors: a number that is made up must not decide what may go."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ class Cutting(nn.Module):
         return out
 
 
-CUTS: dict[str, Cut] = {
+KNOWN: dict[str, Cut] = {
     "an index": lambda m, y: y[:, m.start, None],
     "select": lambda m, y: y.select(1, m.start).unsqueeze(1),  # type: ignore[arg-type]
     "a slice from it": lambda m, y: y[:, m.start :],
@@ -38,9 +39,28 @@ CUTS: dict[str, Cut] = {
     "narrow": lambda m, y: y.narrow(1, m.start, 2),
     "unflatten": lambda m, y: y.unflatten(1, (-1, m.start + 1))[:, 0],
     "int()": lambda m, y: y[:, : int(m.start)],
+    "what is computed from it": lambda m, y: y[:, : m.start // 2 + 1],
+}
+CUTS: dict[str, Cut] = {
+    "a slice": lambda m, y: y[:, m.ends[0] :],
     "item()": lambda m, y: y[:, : int(m.ends.max().item())],
     "a float": lambda m, y: y[:, : int(float(m.ends.max()) * 0.5)],
 }
+
+
+@pytest.mark.parametrize("name", sorted(KNOWN))
+def test_a_cut_by_a_known_number_is_a_cut_by_a_constant_and_holds_to_it(name: str) -> None:
+    torch.manual_seed(0)
+    model = Cutting(KNOWN[name]).eval()
+    network = fxsparse.trace(model, torch.randn(2, 3, 4, 4), check=True)
+    assert network.origin.islands == ("",)
+    small = network.shrink({"first": network.group("first").units[1:]}) if network.group("first").prunable else network.shrink({})
+    fxsparse.verify(network, small)
+    x = torch.randn(3, 3, 4, 4)
+    torch.testing.assert_close(network.module(x), model(x))
+    network.module.get_buffer("start").fill_(1)
+    with pytest.raises(fxsparse.TraceError, match=r"is \d now, and was \d when the model was traced; trace it again"):
+        network.module(x)
 
 
 @pytest.mark.parametrize("name", sorted(CUTS))
