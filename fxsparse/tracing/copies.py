@@ -56,7 +56,7 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
     """What `copy.deepcopy(value, memo)` gives, with a short way for what modules are made of: most of a module's fifteen containers are
     empty, and the copy of a large network would otherwise cost as much as tracing it."""
     cls: Any = type(value)
-    if cls in _ATOMS:
+    if _unchanging(cls, value):
         return value
     known = memo.get(id(value), _ABSENT)
     if known is not _ABSENT:
@@ -78,7 +78,7 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
             twin: dict[str, Any] = {}
             for key, item in state.items():
                 kind: Any = type(item)
-                if kind in _ATOMS:
+                if _unchanging(kind, item):
                     twin[key] = item
                 elif kind in _HOOKS and not item and id(item) not in memo and not getattr(item, "__dict__", None):
                     twin[key] = memo[id(item)] = kind()
@@ -87,6 +87,10 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
             made.__setstate__(twin)
             return made
     return copy.deepcopy(value, memo)
+
+
+def _unchanging(cls: type, value: Any) -> bool:
+    return cls in _ATOMS or (cls is tuple and all(type(item) in _ATOMS for item in value))
 
 
 @functools.cache
