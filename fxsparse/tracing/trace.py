@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.attributes import as_buffers, read_attributes
 from fxsparse.tracing.copies import shared_copy
 from fxsparse.tracing.islands import Islands
 from fxsparse.tracing.modes import both_modes, exporting
@@ -36,21 +37,27 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) 
     prepared = replace_attention(shared_copy(model))
     try:
         graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting)
+        attributes = tuple(read_attributes(prepared, (each.graph for each in graphs.values())))
+        if attributes:
+            as_buffers(prepared, attributes)
+            graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting)
     except TraceError as error:
         parts = Islands(prepared, args, kwargs, str(error))
         tapes = parts.run()
         notes = (f"not traced as a whole, but in {len(parts.found)} parts: {error}", *parts.notes)
         return Traced(prepared, tapes, notes, tuple(parts.found))
     if not train_error:
-        return Traced(as_traced(prepared, graphs), tapes, (), ("",))
+        return Traced(as_traced(prepared, graphs, attributes=attributes), tapes, (), ("",))
     parts = Islands(prepared, args, kwargs, train_error, first="train")
     try:
         tapes = (*tapes, *parts.run())
     except TraceError:
         prepared = replace_attention(shared_copy(model))
-        return Traced(as_traced(prepared, graphs, train_error), tapes, (f"train mode refuses: {train_error}",), ("",))
+        as_buffers(prepared, attributes)
+        whole = as_traced(prepared, graphs, train_error, attributes=attributes)
+        return Traced(whole, tapes, (f"train mode refuses: {train_error}",), ("",))
     notes = (f"train mode stays in plain Python, with {len(parts.found)} traced parts: {train_error}", *parts.notes)
-    return Traced(as_traced(prepared, graphs, train_error, trains_in_python=True), tapes, notes, ("",))
+    return Traced(as_traced(prepared, graphs, train_error, trains_in_python=True, attributes=attributes), tapes, notes, ("",))
 
 
 def _refuse(model: Any) -> None:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.attributes import as_attributes
 from fxsparse.tracing.copies import duplicate
 from fxsparse.tracing.recorder import ACTIVE
 from fxsparse.tracing.switches import guarded
@@ -57,6 +58,7 @@ class TracedModule(nn.Module):
 
     graphs: dict[Mode, TracedGraph]
     train_error: str
+    attributes: tuple[str, ...]  # buffers that are plain attributes of the user's model
     trains_in_python: bool  # in train mode the user's own code runs, and parts of it are traced modules of their own
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -186,7 +188,14 @@ def original_class(cls: type) -> type:
     return next((base for base in cls.__mro__ if not issubclass(base, TracedModule)), cls)
 
 
-def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: str = "", *, trains_in_python: bool = False) -> TracedModule:
+def as_traced(
+    module: nn.Module,
+    graphs: dict[Mode, TracedGraph],
+    train_error: str = "",
+    *,
+    trains_in_python: bool = False,
+    attributes: tuple[str, ...] = (),
+) -> TracedModule:
     """Turn a module (a copy of the user's) into a traced one, in place."""
     cls = type(module)
     members = {"__module__": cls.__module__, "__doc__": cls.__doc__, "forward": _forward_of(cls)}
@@ -194,6 +203,7 @@ def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: s
     module.__dict__["graphs"] = graphs
     module.__dict__["train_error"] = train_error
     module.__dict__["trains_in_python"] = trains_in_python
+    module.__dict__["attributes"] = attributes
     assert isinstance(module, TracedModule)
     return module
 
@@ -201,7 +211,8 @@ def as_traced(module: nn.Module, graphs: dict[Mode, TracedGraph], train_error: s
 def as_plain(module: TracedModule) -> None:
     """Turn a traced module back into one of the user's class, in place."""
     module.__class__ = original_class(type(module))
-    for name in ("graphs", "train_error", "trains_in_python"):
+    as_attributes(module, module.attributes)
+    for name in ("graphs", "train_error", "trains_in_python", "attributes"):
         del module.__dict__[name]
 
 
