@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,8 @@ from fxsparse.tracing.recorder import LOOKS
 from fxsparse.tracing.recording import record, record_in_place
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
+
+QUESTIONS = 12  # so many of a model's questions are answered with yes, one at a time
 
 
 @dataclass
@@ -58,17 +60,32 @@ class Islands:
 
     def record_originals(self) -> dict[Mode, Tape]:
         """The tape of the untouched model in each mode, and what each submodule is called with."""
-        tapes = {self.first: self.record_calls(truth=False)}
-        if tapes[self.first].guessed:  # the other answer may call the same parts in another way, as with None in the place of a mask
-            with contextlib.suppress(TraceError):
-                self.record_calls(truth=True)
+        asked: set[int] = set()
+
+        def no(question: int) -> bool:
+            asked.add(question)
+            return False
+
+        tapes = {self.first: self.record_calls(no)}
+        if tapes[self.first].guessed:
+            self.record_other_answers(len(asked))
         if self.first == "eval":
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
                 tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
         return tapes
 
-    def record_calls(self, truth: bool) -> Tape:
-        """The tape with one answer to all questions; notes the calls of all parts."""
+    def record_other_answers(self, questions: int) -> None:
+        """Other answers may call the same parts in another way, as with None in the place of a mask: yes to all questions; where the model
+        does not bear that, yes to one at a time."""
+        try:
+            self.record_calls(lambda question: True)
+        except TraceError:
+            for number in range(min(questions, QUESTIONS)):
+                with contextlib.suppress(TraceError):
+                    self.record_calls(lambda question, number=number: question == number)  # type: ignore[misc]
+
+    def record_calls(self, truth: Callable[[int], bool]) -> Tape:
+        """The tape with these answers to all questions; notes the calls of all parts."""
         copy = meta_copy(self.shell, flags=True)
         copy.train(self.first == "train")
         for name, module in copy.named_modules():

@@ -46,7 +46,8 @@ class Recorder(TorchDispatchMode):
         self.failed = ""  # the innermost module that raised
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
-        self.truth = False  # what is answered where a network asks whether something is true
+        self.asked = 0  # how often the network asked whether something is true
+        self.truth: Callable[[int], bool] = lambda question: False  # what is answered to the first, the second ... such question
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self._ids: dict[int, Ref] = {}
         self._firsts: list[Tensor] = []  # the tensor that became each value of the tape
@@ -146,7 +147,10 @@ class Recorder(TorchDispatchMode):
                 made = answer(*args, **kwargs)
                 if made is not NotImplemented:
                     self.tape.guessed = True
-                    return self.truth if made is False else made
+                    if made is False:
+                        self.asked += 1
+                        return self.truth(self.asked - 1)
+                    return made
         elif self.refuses and func is READS and id(leaves[0]) not in self.fixed:
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":

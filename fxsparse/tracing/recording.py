@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -137,9 +137,15 @@ def record(
 
 
 def record_in_place(
-    copy: nn.Module, args: Any, kwargs: Mapping[str, Any] | None, mode: Mode, *, on_node: OnNode | None = None, truth: bool = False
+    copy: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any] | None,
+    mode: Mode,
+    *,
+    on_node: OnNode | None = None,
+    truth: Callable[[int], bool] = lambda question: False,
 ) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run. `truth` is the answer where it asks for one."""
+    """Like `record`, on a module that is on meta tensors already and may be run. `truth` answers its questions, by their number."""
     recorder = Recorder(mode)
     recorder.on_node = on_node
     recorder.truth = truth

@@ -73,3 +73,39 @@ def test_what_is_drawn_is_the_same_in_each_recording_and_the_generators_go_on() 
         network.shrink({group.name: group.units[:-1] for group in network.groups if group.prunable})
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1:] == (np.random.get_state(legacy=False)["state"]["key"].tolist(), random.getstate())
+
+
+class Masking(nn.Module):
+    """A mask or None, as the values of an input ask for; and a second question, to which a yes is no way to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.head = Masked(), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        if mask.sum() < 0:
+            raise ValueError("no mask is negative")
+        given = None if mask.all() else mask
+        out: Tensor = self.head(self.part(x, given))
+        return out
+
+
+class Masked(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 6)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        y: Tensor = self.second(self.first(x).relu())
+        return y if mask is None else y * mask
+
+
+def test_each_question_is_answered_the_other_way_once() -> None:
+    model, x = Masking().eval(), torch.randn(3, 4)
+    half = torch.tensor([[1.0], [0.0], [1.0]])
+    network = fxsparse.trace(model, (x, half))
+    small = network.shrink({"part.first": network.group("part.first").units[2:]})
+    for mask in (half, torch.ones(3, 1)):
+        torch.testing.assert_close(network.module(x, mask), model(x, mask))
+        assert small.module(x, mask).shape == (3, 2)
+    assert "part" not in network.origin.islands
