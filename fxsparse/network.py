@@ -33,7 +33,7 @@ from fxsparse.surgery.original import as_original
 from fxsparse.surgery.plan import Units, checked, numbers, predict
 from fxsparse.surgery.silence import Silences
 from fxsparse.surgery.transfer import transferred
-from fxsparse.tracing.copies import copy_with, to_meta
+from fxsparse.tracing.copies import copy_with, to_meta_but_flags
 from fxsparse.tracing.garbage import collected_later
 from fxsparse.tracing.recording import as_arguments, record
 from fxsparse.tracing.shapes import remembered
@@ -273,7 +273,9 @@ def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[
     protect_what_input_sizes_split(reading, traced.module)
     structure = group(reading, solve(reading.algebra))
     held = {id(t) for t in (*traced.module.parameters(), *traced.module.buffers())}
-    skeleton = copy_with(traced.module, lambda tensor: to_meta(tensor) if id(tensor) in held else tensor, keep=traced_graphs(traced.module))
+    skeleton = copy_with(
+        traced.module, lambda tensor: to_meta_but_flags(tensor) if id(tensor) in held else tensor, keep=traced_graphs(traced.module)
+    )
     structure = feasible(skeleton, structure, inputs)
     origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original)
     return Network(traced.module, origin, {name: g.units for name, g in structure.groups.items()})

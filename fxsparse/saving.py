@@ -22,6 +22,7 @@ from fxsparse.passes.pipeline import Pipeline
 from fxsparse.surgery.build import as_new_parameter, build
 from fxsparse.surgery.journal import Journal, take
 from fxsparse.surgery.plan import checked, predict
+from fxsparse.tracing.copies import is_flag, shared_copy
 
 FORMAT = "fxsparse/1"
 DTYPE_NAMES = "float64 float32 float16 bfloat16 int64 int32 int16 int8 uint8 bool complex64"
@@ -96,7 +97,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     path = Path(folder)
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")
-    dense = _edited(_traced(model, tuple(args), kwargs, path), said["edits"], path)
+    weights = _read_weights(path / "weights.safetensors")
+    dense = _edited(_traced(model, tuple(args), kwargs, weights, path), said["edits"], path)
     if fingerprint(dense) != said["fingerprint"]:
         raise CheckpointError(
             f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
@@ -108,7 +110,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     except PlanError as error:
         raise CheckpointError(f"{path / 'structure.json'} is damaged: {error}") from error
     result = replace(dense, living=living)
-    tensors = _tensors(dense, result, _read_weights(path / "weights.safetensors"), path)
+    tensors = _tensors(dense, result, weights, path)
     module = build(dense.origin.skeleton, structure, prediction, tensors, dense.origin.inputs)
     module.train(model.training)
     for name, fresh in dense.module.named_modules():
@@ -120,12 +122,12 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     return replace(dense, module=module, living=living, journal=Journal(remembered), masks=masks, provenance=provenance)
 
 
-def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], path: Path) -> Network:
+def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], saved: Mapping[str, Tensor], path: Path) -> Network:
     """The dense network; another model, or one of another dtype, may not run on the saved example inputs."""
     try:
-        return trace(model, args, kwargs)
+        return trace(_with_flags(model, saved), args, kwargs)
     except TraceError as error:
-        own, saved = model.state_dict(), _read_weights(path / "weights.safetensors")
+        own = model.state_dict()
         for key in sorted(own.keys() & saved.keys()):
             if own[key].dtype != saved[key].dtype:
                 raise CheckpointError(
@@ -135,6 +137,21 @@ def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], pat
         raise CheckpointError(
             f"this {type(model).__name__} does not run on the example inputs of {path}, which may be of another model: {error}"
         ) from error
+
+
+def _with_flags(model: nn.Module, saved: Mapping[str, Tensor]) -> nn.Module:
+    """The model with the saved whole numbers and truth values, by which its code may have gone another way; the user's is left alone."""
+    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
+        return model  # which tracing refuses
+    named = dict(model.named_buffers(remove_duplicate=False))
+    flags = {key: saved[key] for key, tensor in named.items() if key in saved and is_flag(tensor) and saved[key].shape == tensor.shape}
+    if all(torch.equal(named[key].cpu(), flag) for key, flag in flags.items()):
+        return model
+    copy = shared_copy(model)
+    for key, flag in flags.items():
+        prefix, _, name = key.rpartition(".")
+        copy.get_submodule(prefix)._buffers[name] = flag.to(named[key].device, named[key].dtype)
+    return copy
 
 
 def _edited(network: Network, edits: list[str], path: Path) -> Network:

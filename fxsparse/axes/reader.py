@@ -204,12 +204,17 @@ def _protect_unused(reading: Reading) -> None:
             for axis in axes:
                 reading.algebra.freeze(axis, UNUSED)
     for each, read in zip(reading.tapes, read_by, strict=True):
+        if all(call.owner.graph == "" for call in each.tape.calls):
+            continue
         waiting = [key for key, axes in reading.tensors.items() if axes and key not in read]  # a counter without axes waits for nothing
-        if waiting and any(call.owner.graph != "" for call in each.tape.calls):
-            for key in waiting:  # a layer that is left out at random, say: when it runs, it is as the user wrote it
-                for axis in reading.tensors[key]:
-                    reading.algebra.freeze(axis, f"{UNUSED} in {each.tape.mode} mode, where Python code could not be traced")
-            _protect_branches(reading.algebra, each, waiting[0])
+        for key in waiting:  # a layer that is left out at random, say: when it runs, it is as the user wrote it
+            for axis in reading.tensors[key]:
+                reading.algebra.freeze(axis, f"{UNUSED} in {each.tape.mode} mode, where Python code could not be traced")
+        alone = all(call.owner.graph == "" for call in reading.tapes[0].tape.calls)  # eval mode, which is what a proof runs, is a graph
+        if each.tape.chance or alone:
+            _protect_branches(each, reading.algebra, "which may do something else with it another time")
+        elif waiting:
+            _protect_branches(each, reading.algebra, f"and {waiting[0]} may be used in a branch not taken")
 
 
 def _protect_left_out(reading: Reading) -> None:
@@ -275,9 +280,9 @@ def _atoms(reading: TapeReading, tensors: Iterable[Ref]) -> Atoms:
     return np.concatenate([np.zeros(0, np.int64), *(f.atoms for f in _factors(reading, tensors) if f.atoms is not None)])
 
 
-def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> None:
-    """Python code that was not traced may hold branches that the recorded run did not take. Where a tensor waits unused, it may belong to
-    one of them, and any value that this code has in its hands may go there."""
+def _protect_branches(reading: TapeReading, algebra: Algebra, why: str) -> None:
+    """Python code that was not traced may hold branches that the recorded run did not take, and any value that it has in its hands may go
+    there. Where a tensor waits unused, it may belong to one of them."""
     graphs: dict[int, set[str | None]] = {}
     read: set[int] = set()
     for call in reading.tape.calls:
@@ -288,6 +293,4 @@ def _protect_branches(algebra: Algebra, reading: TapeReading, unused: str) -> No
         in_hand = None in places or len(places) > 1 or number not in read
         if in_hand and reading.tape.values[number].key is None:
             for axis in reading.axes.get(number, ()):
-                algebra.freeze(
-                    axis, f"it passes through Python code that could not be traced, and {unused} may be used in a branch not taken"
-                )
+                algebra.freeze(axis, f"it passes through Python code that could not be traced, {why}")

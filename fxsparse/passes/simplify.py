@@ -17,6 +17,7 @@ from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import copy_with
+from fxsparse.tracing.loops import HOLDS
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def _key(value: Any) -> Hashable:
 def _drop_dead(place: Place, effects: _Effects) -> int:
     count = 0
     for node in reversed(list(place.graph.nodes)):
-        pure = node.op not in ("placeholder", "output") and node.target is not setattr and not _hooked(place, node)
+        pure = node.op not in ("placeholder", "output") and node.target not in (setattr, *HOLDS) and not _hooked(place, node)
         counts = _where(place, node) in effects.random and place.mode == "train"
         if pure and not node.users and _where(place, node) not in effects.writes and not counts:
             place.graph.erase_node(node)

@@ -24,7 +24,7 @@ from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.surgery.symbols import write_dense
-from fxsparse.tracing.copies import copy_with
+from fxsparse.tracing.copies import copy_with, is_flag
 from fxsparse.tracing.loops import PINS
 from fxsparse.tracing.recorder import ACTIVE, Recorder
 from fxsparse.tracing.recording import meta_inputs, record_in_place
@@ -55,6 +55,7 @@ class Builder:
 
     def __init__(self, skeleton: nn.Module, structure: Structure, prediction: Prediction) -> None:
         self.module = copy_with(skeleton, lambda tensor: tensor)
+        self.flags = {name: each for name, each in skeleton.named_buffers(remove_duplicate=False) if is_flag(each) and not each.is_meta}
         self.structure = structure
         self.prediction = prediction
         self.rewritten: set[tuple[str, fx.Node]] = set()
@@ -127,6 +128,7 @@ class Builder:
         ragged = self.insert_gathers(tape, mode)
         expectation = Expectation(reading, self.prediction, ragged)
         meta = copy_with(self.module, _meta, keep=traced_graphs(self.module))  # rewriting these rewrites the module's own
+        set_tensors(meta, {name: flag.clone() for name, flag in self.flags.items()})  # those of the recording, whatever they are by now
         meta.train(mode == "train")
         names = {id(m): name for name, m in meta.named_modules(remove_duplicate=False)}
         seen: dict[tuple[str, str], int] = {}

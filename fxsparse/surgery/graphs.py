@@ -30,8 +30,10 @@ class Place:
 
 
 def graphs(module: nn.Module) -> Iterator[Place]:
-    """All graphs of a traced module."""
+    """All graphs of a traced module, but for those that the user's own code calls in train mode: who edits graphs gives that up."""
     for prefix, owner in module.named_modules():
         if isinstance(owner, TracedModule):
             for mode, traced in owner.graphs.items():
                 yield Place(owner, prefix, mode, traced.graph)
+            if owner.trains_in_python:
+                return

@@ -36,7 +36,7 @@ def uncached(root: nn.Module) -> Iterator[None]:
             replaced.append((owner, name, cached))
         yield
     finally:
-        for owner, name, cached in replaced:
+        for owner, name, cached in reversed(replaced):  # one may have two names
             setattr(owner, name, cached)
 
 

@@ -109,18 +109,19 @@ def to_meta(tensor: Tensor) -> Tensor:
     return meta
 
 
-def meta_copy(module: nn.Module, *, flags: bool = False) -> nn.Module:
-    """The module on meta tensors: its code and shapes, without its data. Its `flags`, single whole numbers and truth values, are kept where
-    its code may ask for them."""
+def is_flag(tensor: Tensor) -> bool:
+    """A single whole number or truth value: the forward pass may ask for it."""
+    return tensor.numel() == 1 and not isinstance(tensor, nn.Parameter) and not tensor.is_floating_point() and not tensor.is_complex()
 
-    def made(tensor: Tensor) -> Tensor:
-        one = tensor.numel() == 1 and not tensor.is_meta and not isinstance(tensor, nn.Parameter)
-        if flags and one and not tensor.is_floating_point() and not tensor.is_complex():
-            return tensor.detach().to("cpu", copy=True)
-        return to_meta(tensor)
 
+def to_meta_but_flags(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True) if is_flag(tensor) and not tensor.is_meta else to_meta(tensor)
+
+
+def meta_copy(module: nn.Module) -> nn.Module:
+    """The module on meta tensors: its code and shapes, without its data but for flags."""
     with torch.no_grad():
-        return copy_with(module, made)
+        return copy_with(module, to_meta_but_flags)
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

@@ -6,6 +6,7 @@ decorators see what they always see.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 import operator
@@ -20,7 +21,7 @@ from torch.utils._pytree import tree_map_only
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
-from fxsparse.tracing.functions import applied
+from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import answered, count
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
@@ -88,7 +89,7 @@ class Graphing(Nodes, TorchFunctionMode):
             return torch.autocast(*args).__enter__()
         if func is exit_autocast:
             return args[0].__exit__(None, None, None)
-        if name in ANSWERED and args[0].numel() == 1 and id(args[0]) in self.recorder.fixed:
+        if name in ANSWERED and args[0].numel() == 1 and self.recorder.knows(args[0]):
             return self.answer(ANSWERED[name], args[0])
         if name in DATA_DEPENDENT and any(isinstance(a, Tensor) for a in args):
             raise TraceError(f"{LOOKS} ({name}) at {user_line()}")
@@ -118,8 +119,17 @@ class Graphing(Nodes, TorchFunctionMode):
         """The value of a tensor that follows from buffers and plain numbers alone; the graph holds to it."""
         with torch._C.DisableTorchFunction(), torch._C._DisableTorchDispatch():
             plain = tensor.item() if kind is None else kind(tensor.item())
-        self.graph.call_function(answered, (self.node_of(tensor), plain, user_line()))
+        node = self.node_of(tensor)
+        if any(each.op in ("placeholder", "get_attr") for each in ancestors(node)):  # else it is computed from plain numbers
+            self.graph.call_function(answered, (node, plain, user_line()))
         return plain
+
+    def require_still(self) -> None:
+        """What the code looked at may not be what the same code changes: a counter, a flag that says that the first run is over."""
+        for node in self.graph.nodes:
+            for each in ancestors(node) if node.target is answered else ():
+                if each.op == "get_attr" and self.recorder.was_written(attribute_of(self.root, str(each.target))):
+                    raise TraceError(f"{LOOKS}, {each.target!r}, which it changes itself, at {node.args[2]}")
 
     def unbind(self, tensor: Tensor) -> Any:
         count(self.graph, self.extent(tensor, 0, tensor.shape[0]))
@@ -143,7 +153,8 @@ class Graphing(Nodes, TorchFunctionMode):
             out = func(*real[0], **real[1])
         finally:
             self.recorder.node = outer
-        self.hold_to(node, mark)
+        if not isinstance(target, Applied):  # which may want the tensor
+            self.hold_to(node, mark)
         out = self.distinct(out, given)
         if out is None or holds_tensor(out):
             self.learn(out, node)
@@ -258,6 +269,21 @@ _REFLECTED = {
     f"__r{name}__": getattr(operator, name) for name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "xor")
 }
 _REFLECTED.update({"__rand__": operator.and_, "__ror__": operator.or_, "__rdiv__": operator.truediv})
+
+
+def ancestors(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """A node, and all that it is computed from."""
+    found, left = {node}, [node]
+    while left:
+        more = [each for each in left.pop().all_input_nodes if each not in found]
+        found.update(more)
+        left.extend(more)
+    return found
+
+
+def attribute_of(module: nn.Module, name: str) -> Any:
+    """What a `get_attr` node gets."""
+    return functools.reduce(getattr, name.split("."), module)
 
 
 def _makes_tensors(func: Any) -> bool:

@@ -86,7 +86,7 @@ class Islands:
 
     def record_calls(self, truth: Callable[[int], bool]) -> Tape:
         """The tape with these answers to all questions; notes the calls of all parts."""
-        copy = meta_copy(self.shell, flags=True)
+        copy = meta_copy(self.shell)
         copy.train(self.first == "train")
         for name, module in copy.named_modules():
             if name:
@@ -114,8 +114,8 @@ class Islands:
                 graphs, tapes, train_error = both_modes(module, calls[0].args, calls[0].kwargs, name)
                 untrained = bool(train_error) and self.trains  # its parts may do better
                 if not untrained and not any(tape.guessed for tape in tapes):  # control flow may depend on it: boxes that are found, or not
-                    if self.first == "train":  # in eval mode nobody calls it: the whole graph calls its layers
-                        graphs = {"train": graphs.get("train", graphs["eval"])}
+                    if self.first == "train" and "train" in graphs:  # in eval mode nobody calls it: the whole graph calls its layers
+                        del graphs["eval"]
                     self.found[name] = as_traced(module, graphs, train_error)
                     return
             except TraceError:

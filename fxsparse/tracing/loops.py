@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import builtins
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -47,15 +48,22 @@ def rounded(number: float, traced: int, where: str) -> None:
 
 def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
     """A node of the graph: refuses to go on where a tensor that the code looked at has another value than it had."""
-    if ACTIVE.get() is None and not torch.compiler.is_compiling() and type(traced)(tensor.item()) != traced:
-        raise TraceError(
-            f"the value that is looked at in {where} is {type(traced)(tensor.item())} now, and was {traced} when the model was traced; "
-            "trace it again"
-        )
+    if not torch.compiler.is_exporting():
+        _hold(tensor, traced, where)
+
+
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def _hold(tensor: Tensor, traced: bool | int | float, where: str) -> None:
+    if ACTIVE.get() is not None:
+        return
+    now = type(traced)(tensor.item())
+    if now != traced and not (isinstance(traced, float) and (math.isclose(now, traced, rel_tol=1e-3) or now != now != traced != traced)):
+        raise TraceError(f"the value that is looked at in {where} is {now} now, and was {traced} when the model was traced; trace it again")
 
 
 PINS = (rounds, rounded)  # nodes of the graph that compare a size with the one that was traced
-for pin in (*PINS, answered):
+HOLDS = (*PINS, answered)  # nodes that give nothing, and must stay
+for pin in HOLDS:
     torch.fx.node.has_side_effect(pin)
 
 

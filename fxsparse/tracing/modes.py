@@ -47,12 +47,12 @@ def both_modes(
 
     def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
         try:
-            return trace_graph(meta_copy(module, flags=True), args, kwargs, mode, prefix, device)
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
         except TraceError:
             if again is None:
                 raise
         with ALONE, again():  # what still stands in the way is what there is to say
-            return trace_graph(meta_copy(module, flags=True), args, kwargs, mode, prefix, device)
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
 
     graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}

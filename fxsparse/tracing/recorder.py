@@ -6,6 +6,7 @@ number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that th
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 from collections.abc import Callable
@@ -49,10 +50,13 @@ class Recorder(TorchDispatchMode):
         self.asked = 0  # how often the network asked whether something is true
         self.truth: Callable[[int], bool] = lambda question: False  # what is answered to the first, the second ... such question
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
+        self.written: set[int] = set()  # storage of real tensors that were written to
+        self.spoilt: set[int] = set()  # and of those that were given what is not known
         self._ids: dict[int, Ref] = {}
         self._firsts: list[Tensor] = []  # the tensor that became each value of the tape
         self._alive: list[Tensor] = []  # ids stay unique only as long as the tensors live
-        self._metas: dict[int, Tensor] = {}
+        self._metas: dict[int, Tensor] = {}  # of real tensors that meet others on meta
+        self._originals: dict[int, Tensor] = {}  # and the way back
         self._shapes = shapes()
 
     # ---- tensors ----------------------------------------------------------------------------------------------------------
@@ -104,11 +108,15 @@ class Recorder(TorchDispatchMode):
 
         ref_args, ref_kwargs = mapped(refer, args), mapped(refer, kwargs)
         out = self._run(func, args, kwargs, given)
-        known = [tensor for tensor in given if self.tape.values[self.ref(tensor).id].content is not None]
-        fixed = all(id(tensor) in self.fixed for tensor in given if not any(tensor is each for each in known)) and not any(
+        chance = torch.Tag.nondeterministic_seeded in func.tags or any(
             word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")
         )  # uninitialised and random numbers, and what is made of them, are different every time
-        sure = fixed and len(known) == len(given)
+        sure = not chance and all(self.constant(tensor) for tensor in given)
+        fixed = sure or (not chance and all(self.constant(tensor) or self.knows(tensor) for tensor in given))
+        out = self._originals.get(id(out), out)
+        self._note_writes(func, args, kwargs, fixed)
+        if chance and self.node[0] is None and isinstance(out, Tensor) and not out.is_meta:
+            self.tape.chance = True
         if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
             self._ids.pop(id(args[0]), None)
         leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
@@ -118,6 +126,28 @@ class Recorder(TorchDispatchMode):
                 (self.fixed.add if fixed else self.fixed.discard)(id(leaf))
         self.tape.calls.append(Call(func, ref_args, ref_kwargs, results, Owner(self.modules[-1], *self.node)))
         return out
+
+    def constant(self, tensor: Tensor) -> bool:
+        """Whether it was computed from plain numbers alone."""
+        return self.tape.values[self.ref(tensor, "constant").id].content is not None
+
+    def knows(self, tensor: Tensor) -> bool:
+        """Whether its value, here and now, is the one that the model's buffers give it."""
+        return id(tensor) in self.fixed and _storage(tensor) not in self.spoilt
+
+    def was_written(self, tensor: Any) -> bool:
+        return isinstance(tensor, Tensor) and not tensor.is_meta and _storage(tensor) in self.written
+
+    def _note_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fixed: bool) -> None:
+        for position, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                real: list[Tensor] = []
+                mapped(real.append, args[position] if position < len(args) else kwargs.get(argument.name))
+                for tensor in real:
+                    if not tensor.is_meta:
+                        self.written.add(_storage(tensor))
+                        if not fixed:
+                            self.spoilt.add(_storage(tensor))
 
     def module_call(self, operator: ModuleOperator, call: Callable[..., Any], module: nn.Module, args: Any, kwargs: Any) -> Any:
         """Run a module that is taught as a whole, and write one call."""
@@ -151,7 +181,7 @@ class Recorder(TorchDispatchMode):
                         self.asked += 1
                         return self.truth(self.asked - 1)
                     return made
-        elif self.refuses and func is READS and id(leaves[0]) not in self.fixed:
+        elif self.refuses and func is READS and not (self.constant(leaves[0]) or self.knows(leaves[0])):
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
@@ -174,11 +204,12 @@ class Recorder(TorchDispatchMode):
         return made
 
     def _on_meta(self, tensor: Tensor) -> Tensor:
-        if tensor.is_meta or tensor.dim() == 0:
+        if tensor.is_meta or (tensor.dim() == 0 and (id(tensor) not in self.fixed or self.constant(tensor))):
             return tensor
         meta = self._metas.get(id(tensor))
         if meta is None:
             meta = self._metas[id(tensor)] = tensor.to("meta")
+            self._originals[id(meta)] = tensor
             self._alive.append(tensor)
         return meta
 
@@ -196,12 +227,18 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     return value
 
 
+def _storage(tensor: Tensor) -> int:
+    with torch._C.DisableTorchFunction():
+        return tensor.untyped_storage().data_ptr()
+
+
 def _content(tensor: Tensor) -> tuple[float, ...] | None:
     """The numbers of a small real tensor: they may have been computed from sizes, and must not follow a pruned one."""
     if tensor.is_meta or tensor.numel() > 64 or tensor.is_complex():
         return None
     with torch._C._DisableTorchDispatch():
-        return tuple(float(x) for x in tensor.detach().reshape(-1).tolist())
+        found = tuple(float(x) for x in tensor.detach().reshape(-1).tolist())
+    return None if any(map(math.isnan, found)) else found  # no number is ever equal to that
 
 
 # ---- answers to questions about values ------------------------------------------------------------------------------------

@@ -42,6 +42,17 @@ def same_luck() -> Iterator[None]:
             np.random.set_state(numpy)
 
 
+def drawn_since() -> Callable[[], bool]:
+    """Whether Python or numpy have drawn numbers from now on, as a function to ask."""
+
+    def states() -> tuple[Any, ...]:
+        own: Any = np.random.get_state(legacy=False)
+        return random.getstate(), own["state"]["key"].tobytes(), own["state"]["pos"], own["has_gauss"], own["gauss"]
+
+    before = states()
+    return lambda: states() != before
+
+
 @contextlib.contextmanager
 def recording(recorder: Recorder) -> Iterator[None]:
     """Make `recorder` the active one: module calls set the owner, traced modules run node by node."""
@@ -154,7 +165,9 @@ def record_in_place(
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
         with recording(recorder), lists_on_meta(), uncached(copy):
+            drawn = drawn_since()
             out = copy(*arguments, **keywords)
+            recorder.tape.chance |= drawn()
     except Error:
         raise
     except Exception as error:

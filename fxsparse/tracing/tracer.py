@@ -16,7 +16,7 @@ from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import counted
 from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
-from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
+from fxsparse.tracing.recording import advice, as_arguments, describe, drawn_since, first_line, meta_inputs, recording
 from fxsparse.tracing.switches import autocasts
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
@@ -64,7 +64,10 @@ def _trace_graph(
         graph, calls = graphing.graph, noticed(graphing.function_call)
         with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls:
             with graphing:
+                drawn = drawn_since()
                 out = root.forward(*arguments, **keywords)
+                if drawn():
+                    raise TraceError("the forward pass draws numbers with Python's random or with numpy, which a graph would repeat")
             flat, out_spec = tree_flatten(out)
             tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
             if not tensors:
@@ -72,6 +75,7 @@ def _trace_graph(
                     f"the model returns no tensor that can be followed, but {type(out).__name__}; return tensors in tuples, lists or dicts"
                 )
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
+            graphing.require_still()
     except TraceError:
         raise
     except Exception as error:

@@ -101,6 +101,7 @@ ALLOWED: dict[str, Callable[[Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))
 def test_what_torch_itself_would_refuse_on_meta(name: str) -> None:
+    validating = torch.distributions.Distribution._validate_args
     model, network = trace(ALLOWED[name], x := torch.randn(2, 4))
     assert network.origin.islands == ("",)
     with torch.random.fork_rng():
@@ -108,7 +109,7 @@ def test_what_torch_itself_would_refuse_on_meta(name: str) -> None:
         expected = model(x)
         torch.manual_seed(0)
         torch.testing.assert_close(network(x), expected)
-    assert torch.distributions.Normal(0.0, 1.0)._validate_args
+    assert torch.distributions.Distribution._validate_args is validating
 
 
 class Rounding(enum.StrEnum):

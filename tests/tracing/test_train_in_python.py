@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import copy
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import fxsparse
-from fxsparse.passes.fold_batch_norm import FoldBatchNorm
+from fxsparse.passes.insert_dyrelu import InsertDyrelu
 
 
 class Block(nn.Module):
     """Heads of a written width, as user code has them."""
 
-    def __init__(self) -> None:
+    def __init__(self, plain: bool = False) -> None:
         super().__init__()
+        self.plain = plain
         self.norm, self.make, self.back = nn.BatchNorm1d(8), nn.Linear(8, 12), nn.Linear(12, 8)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.plain:
+            return x + torch.relu(self.back(self.make(self.norm(x)).relu()))
         heads = self.make(self.norm(x)).view(x.shape[0], 3, 4).relu()
         result: Tensor = x + self.back((heads * heads.softmax(1)).reshape(x.shape[0], 12))
         return result
@@ -29,14 +36,15 @@ class Block(nn.Module):
 class Dropping(nn.Module):
     """Leaves layers out at random in train mode."""
 
-    def __init__(self, drop: float = 0.1) -> None:
+    def __init__(self, drop: float = 0.1, plain: bool = False, chance: Callable[[], Any] = lambda: torch.rand([])) -> None:
         super().__init__()
-        self.stem, self.layers, self.head, self.drop = nn.Linear(5, 8), nn.ModuleList([Block(), Block()]), nn.Linear(8, 3), drop
+        self.stem, self.head, self.drop, self.chance = nn.Linear(5, 8), nn.Linear(8, 3), drop, chance
+        self.layers = nn.ModuleList([Block(plain), Block(plain)])
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.stem(x)
         for layer in self.layers:
-            if self.training and torch.rand([]) < self.drop:
+            if self.training and self.chance() < self.drop:
                 continue
             y = layer(y)
         result: Tensor = self.head(y)
@@ -85,8 +93,17 @@ def test_what_is_pruned_trains_and_comes_back(cls: type[nn.Module]) -> None:
     assert all(parameter.grad is not None for parameter in small.module.parameters())
 
 
-def test_a_dense_network_trains_as_the_model_does() -> None:
-    model = Dropping()
+CHANCE: dict[str, Callable[[], Any]] = {
+    "torch": lambda: torch.rand([]),
+    "exponential": lambda: torch.empty([]).exponential_() / 5,
+    "random": random.random,
+    "numpy": lambda: np.random.uniform(),
+}
+
+
+@pytest.mark.parametrize("name", sorted(CHANCE))
+def test_a_dense_network_trains_as_the_model_does(name: str) -> None:
+    model = Dropping(drop=0.5, chance=CHANCE[name])
     network = traced(copy.deepcopy(model))
     model.train()
     network.module.train()
@@ -94,13 +111,53 @@ def test_a_dense_network_trains_as_the_model_does() -> None:
         outputs = []
         for each in (model, network.module):
             torch.manual_seed(seed)
+            random.seed(seed)
+            np.random.seed(seed)
             outputs.append(each(X))
         assert torch.equal(*outputs)
 
 
+class Skipping(nn.Module):
+    """Without a residual stream: a layer that is skipped gives the next one what it was given itself."""
+
+    def __init__(self, other: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.layers, self.head, self.other = nn.ModuleList([nn.Linear(5, 8), nn.Linear(8, 8), nn.Linear(8, 8)]), nn.Linear(8, 3), other
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            if number == 1 and self.training and torch.rand([]) < 0.1:
+                x = self.other(x)
+                continue
+            x = layer(x).relu()
+        result: Tensor = self.head(x)
+        return result
+
+
+OTHERWISE: dict[str, Callable[[Tensor], Tensor]] = {
+    "skipped": lambda x: x,
+    "flipped": lambda x: x.flip(1),
+    "shuffled": lambda x: x.view(-1, 2, 4).transpose(1, 2).reshape(-1, 8),
+}
+
+
+@pytest.mark.parametrize("name", sorted(OTHERWISE))
+def test_where_the_branch_not_taken_would_couple_channels_nothing_goes(name: str) -> None:
+    assert not [group.name for group in traced(Skipping(OTHERWISE[name])).groups if group.prunable]
+
+
+def test_a_part_without_a_mode_of_its_own_may_be_frozen_in_eval_mode() -> None:
+    small = smaller(traced(Dropping(plain=True)))
+    small.module.train()
+    small.module.get_submodule("layers.0").eval()
+    small.module(X).sum().backward()
+
+
 def test_what_the_code_between_the_parts_has_written_is_held() -> None:
-    assert traced(Dropping()).group("stem").prunable
-    assert traced(Written()).group("layers.0.make").prunable and not traced(Written()).group("stem").prunable
+    for cls in (Dropping, Written):
+        network = traced(cls())
+        assert network.group("layers.0.make").prunable and not network.group("stem").prunable
+        assert "may do something else with it another time" in str(network.group("stem").reason)
 
 
 def test_a_layer_that_was_left_out_when_recorded_is_held_whole() -> None:
@@ -109,20 +166,13 @@ def test_a_layer_that_was_left_out_when_recorded_is_held_whole() -> None:
     assert "no recorded call uses it in train mode" in str(network.group("layers.0.make").reason)
 
 
-def test_a_part_alone_refuses_eval_mode() -> None:
-    network = traced(Dropping())
-    network.module.eval()
-    with pytest.raises(fxsparse.TraceError, match="this Block was traced for train mode alone; call the whole network"):
-        network.module.get_submodule("layers.0")(torch.randn(2, 8))
-
-
 def test_a_pass_that_edits_graphs_takes_train_mode_away_and_says_so() -> None:
     network = traced(Dropping())
-    folded = FoldBatchNorm()(network).network
-    torch.testing.assert_close(folded.module(X), network.module(X))
-    folded.module.train()
+    with_dyrelu = InsertDyrelu(beta=0.0)(network).network
+    torch.testing.assert_close(with_dyrelu.module(X), network.module(X))
+    with_dyrelu.module.train()
     with pytest.raises(fxsparse.TraceError, match="the train mode of Dropping could not be traced"):
-        folded.module(X)
+        with_dyrelu.module(X)
     network.module.train()
     network.module(X)  # the one it came from still does
 
@@ -138,8 +188,8 @@ def test_it_is_saved_and_loaded(tmp_path: Path) -> None:
 
 
 def test_it_becomes_the_users_own_class_again() -> None:
-    network = traced(Dropping())
-    small = network.shrink({"stem": network.group("stem").units[1:]})
+    network = traced(Dropping(plain=True))
+    small = network.shrink({"layers.0.make": [0, 1, 2, 3, 4, 9, 11]})
     own = small.as_original()
     assert type(own) is Dropping and type(own.get_submodule("layers.0")) is Block
     torch.testing.assert_close(own.eval()(X), small.module.eval()(X))
