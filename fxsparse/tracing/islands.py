@@ -20,6 +20,7 @@ from fxsparse.tracing.recording import record, record_in_place
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
 
+TURNS = range(1, 9)  # of other luck, by which the same parts may be called in another way
 QUESTIONS = 12  # so many of a model's questions are answered with yes, one at a time
 
 
@@ -69,6 +70,9 @@ class Islands:
         tapes = {self.first: self.record_calls(no)}
         if tapes[self.first].guessed:
             self.record_other_answers(len(asked))
+        for turn in TURNS if tapes[self.first].chance else ():
+            with contextlib.suppress(TraceError):
+                self.record_calls(lambda question: False, turn)
         if self.first == "eval":
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
                 tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
@@ -84,14 +88,14 @@ class Islands:
                 with contextlib.suppress(TraceError):
                     self.record_calls(lambda question, number=number: question == number)  # type: ignore[misc]
 
-    def record_calls(self, truth: Callable[[int], bool]) -> Tape:
-        """The tape with these answers to all questions; notes the calls of all parts."""
+    def record_calls(self, truth: Callable[[int], bool], turn: int = 0) -> Tape:
+        """The tape with these answers to all questions, and this luck; notes the calls of all parts."""
         copy = meta_copy(self.shell)
         copy.train(self.first == "train")
         for name, module in copy.named_modules():
             if name:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
-        return record_in_place(copy, self.args, self.kwargs, self.first, truth=truth)
+        return record_in_place(copy, self.args, self.kwargs, self.first, truth=truth, turn=turn)
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         leaves, spec = flatten_call(type(module), args, kwargs)

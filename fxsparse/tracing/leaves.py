@@ -17,6 +17,6 @@ def is_leaf(module: nn.Module) -> bool:
     cls = type(module)
     if hasattr(module, "parametrizations"):
         cls = cls.__mro__[1]
-    if cls.__name__ in leaf_modules:
+    if cls.__name__ in leaf_modules and not module._modules and not module._parameters:  # else only its name is the same
         return True
     return cls.__module__.startswith(("torch.nn.", "torch.ao.nn.")) and all(name == "parametrizations" for name in module._modules)

@@ -47,6 +47,7 @@ class Recorder(TorchDispatchMode):
         self.failed = ""  # the innermost module that raised
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
+        self.turn = 0  # which luck it has
         self.asked = 0  # how often the network asked whether something is true
         self.truth: Callable[[int], bool] = lambda question: False  # what is answered to the first, the second ... such question
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone

@@ -28,13 +28,14 @@ LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
 
 
 @contextlib.contextmanager
-def same_luck() -> Iterator[None]:
-    """While this is open, what a network draws by chance is the same in each recording; afterwards the generators are as they were."""
+def same_luck(turn: int = 0) -> Iterator[None]:
+    """While this is open, what a network draws by chance is the same in each recording of this turn; afterwards the generators are as
+    they were."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(LUCKY)
-        random.seed(LUCKY_PYTHON)
-        np.random.seed(LUCKY_NUMPY)
+        torch.manual_seed(LUCKY + turn)
+        random.seed(LUCKY_PYTHON + turn)
+        np.random.seed(LUCKY_NUMPY + turn)
         try:
             yield
         finally:
@@ -95,7 +96,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
 
     torch.autocast.__init__ = autocast  # type: ignore[method-assign]
     try:
-        with same_luck(), torch.no_grad(), recorder:
+        with same_luck(recorder.turn), torch.no_grad(), recorder:
             yield
     finally:
         torch.autocast.__init__ = enter  # type: ignore[method-assign]
@@ -155,11 +156,14 @@ def record_in_place(
     *,
     on_node: OnNode | None = None,
     truth: Callable[[int], bool] = lambda question: False,
+    turn: int = 0,
 ) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run. `truth` answers its questions, by their number."""
+    """Like `record`, on a module that is on meta tensors already and may be run. `truth` answers its questions, by their number; in another
+    `turn` it has other luck."""
     recorder = Recorder(mode)
     recorder.on_node = on_node
     recorder.truth = truth
+    recorder.turn = turn
     recorder.adopt(copy)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))

@@ -193,3 +193,45 @@ def test_it_becomes_the_users_own_class_again() -> None:
     own = small.as_original()
     assert type(own) is Dropping and type(own.get_submodule("layers.0")) is Block
     torch.testing.assert_close(own.eval()(X), small.module.eval()(X))
+
+
+class Scaled(Dropping):
+    """Gives its parts another number each time, or now and then a mask."""
+
+    def __init__(self, masks: bool) -> None:
+        super().__init__(plain=True)
+        self.parts, self.masks = nn.ModuleList([Scaling(), Scaling()]), masks
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for part in self.parts:
+            chance = random.random() if self.training else 0.5
+            y = (part(y, mask=torch.ones(8)) if chance < 0.4 else part(y)) if self.masks else part(y, chance)
+        result: Tensor = self.head(y)
+        return result
+
+
+class Scaling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(8, 9), nn.Linear(9, 8)
+
+    def forward(self, x: Tensor, scale: float = 1.0, mask: Tensor | None = None) -> Tensor:
+        y: Tensor = x + self.second(self.first(x).relu()) * scale
+        return y if mask is None else y * mask
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_parts_that_are_called_in_another_way_each_time_stay_python(masks: bool) -> None:
+    small = smaller(traced(Scaled(masks)))
+    small.module.train()
+    for _ in range(60):
+        small.module(X).sum().backward()
+
+
+class DropPath(Dropping):
+    """Its name is that of a module of other libraries, which drops samples and holds nothing."""
+
+
+def test_a_name_alone_makes_no_leaf() -> None:
+    assert "train mode stays in plain Python" in traced(DropPath()).notes[0]
