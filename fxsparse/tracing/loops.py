@@ -52,7 +52,6 @@ def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
         _hold(tensor, traced, where)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _hold(tensor: Tensor, traced: bool | int | float, where: str) -> None:
     if ACTIVE.get() is not None:
         return
