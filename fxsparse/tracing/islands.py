@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,7 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.modes import both_modes
-from fxsparse.tracing.recorder import LOOKS
+from fxsparse.tracing.recorder import LOOKS, user_line
 from fxsparse.tracing.recording import record, record_in_place
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
@@ -46,6 +47,7 @@ class Islands:
     calls: dict[str, list[_Call]] = field(default_factory=dict)
     found: dict[str, TracedModule] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    optional: bool = False  # some part is given a tensor where it would take None
 
     def run(self) -> tuple[Tape, ...]:
         """Turns parts of the shell into traced modules, in place, and gives the tapes of what came of it."""
@@ -61,15 +63,15 @@ class Islands:
 
     def record_originals(self) -> dict[Mode, Tape]:
         """The tape of the untouched model in each mode, and what each submodule is called with."""
-        asked: set[int] = set()
+        asked: dict[str, int] = {}  # line of code -> the first question there
 
         def no(question: int) -> bool:
-            asked.add(question)
+            asked.setdefault(user_line(), question)
             return False
 
         tapes = {self.first: self.record_calls(no)}
-        if tapes[self.first].guessed:
-            self.record_other_answers(len(asked))
+        if asked:
+            self.record_other_answers(list(asked.values()))
         for turn in TURNS if tapes[self.first].chance else ():
             with contextlib.suppress(TraceError):
                 self.record_calls(lambda question: False, turn)
@@ -78,13 +80,13 @@ class Islands:
                 tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
         return tapes
 
-    def record_other_answers(self, questions: int) -> None:
+    def record_other_answers(self, questions: list[int]) -> None:
         """Other answers may call the same parts in another way, as with None in the place of a mask: yes to all questions; where the model
-        does not bear that, yes to one at a time."""
+        does not bear that, and gives a part what may be None, yes to one at a time."""
         try:
             self.record_calls(lambda question: True)
         except TraceError:
-            for number in range(min(questions, QUESTIONS)):
+            for number in questions[:QUESTIONS] if self.optional else ():
                 with contextlib.suppress(TraceError):
                     self.record_calls(lambda question, number=number: question == number)  # type: ignore[misc]
 
@@ -98,6 +100,7 @@ class Islands:
         return record_in_place(copy, self.args, self.kwargs, self.first, truth=truth, turn=turn)
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        self.optional = self.optional or _fills_an_option(module, args, kwargs)
         leaves, spec = flatten_call(type(module), args, kwargs)
         constants = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
         self.calls.setdefault(name, []).append(_Call(args, kwargs, spec, constants))
@@ -164,3 +167,14 @@ class Islands:
                 return "", ()
             tapes.append(tape)
         return None, tuple(tapes)
+
+
+def _fills_an_option(module: nn.Module, args: Any, kwargs: Any) -> bool:
+    """Whether a tensor stands where None may stand, by its default or by what is written of its type."""
+    try:
+        signature = inspect.signature(module.forward)
+        given = signature.bind(*args, **kwargs).arguments
+    except (TypeError, ValueError):
+        return False
+    tensors = [signature.parameters[name] for name, value in given.items() if isinstance(value, torch.Tensor)]
+    return any(each.default is None or "None" in str(each.annotation) or "Optional" in str(each.annotation) for each in tensors)
