@@ -14,7 +14,7 @@ from fxsparse.models import build
 
 
 def run(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "fxsparse.tools.cli", *args], cwd=cwd, text=True, capture_output=True, check=False)
+    return subprocess.run([sys.executable, "-m", "fxsparse", *args], cwd=cwd, text=True, capture_output=True, check=False)
 
 
 def test_inspect_as_json_and_graph(tmp_path: Path) -> None:
