@@ -203,18 +203,23 @@ def _protect_unused(reading: Reading) -> None:
         if not any(key in read for read in read_by):
             for axis in axes:
                 reading.algebra.freeze(axis, UNUSED)
+    whole = _by_one_graph(reading.tapes[0].tape)  # in eval mode, which a proof runs
     for each, read in zip(reading.tapes, read_by, strict=True):
-        if all(call.owner.graph == "" for call in each.tape.calls):
+        if _by_one_graph(each.tape):
             continue
         waiting = [key for key, axes in reading.tensors.items() if axes and key not in read]  # a counter without axes waits for nothing
         for key in waiting:  # a layer that is left out at random, say: when it runs, it is as the user wrote it
             for axis in reading.tensors[key]:
                 reading.algebra.freeze(axis, f"{UNUSED} in {each.tape.mode} mode, where Python code could not be traced")
-        alone = all(call.owner.graph == "" for call in reading.tapes[0].tape.calls)  # eval mode, which is what a proof runs, is a graph
-        if each.tape.chance or alone:
+        if each.tape.chance or whole:  # nothing proves what this code does another time
             _protect_branches(each, reading.algebra, "which may do something else with it another time")
         elif waiting:
             _protect_branches(each, reading.algebra, f"and {waiting[0]} may be used in a branch not taken")
+
+
+def _by_one_graph(tape: Tape) -> bool:
+    """Whether the model was traced as a whole, in the mode of this tape."""
+    return all(call.owner.graph == "" for call in tape.calls)
 
 
 def _protect_left_out(reading: Reading) -> None:

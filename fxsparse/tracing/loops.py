@@ -48,15 +48,11 @@ def rounded(number: float, traced: int, where: str) -> None:
 
 def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
     """A node of the graph: refuses to go on where a tensor that the code looked at has another value than it had."""
-    if not torch.compiler.is_exporting():
-        _hold(tensor, traced, where)
-
-
-def _hold(tensor: Tensor, traced: bool | int | float, where: str) -> None:
-    if ACTIVE.get() is not None:
+    if torch.compiler.is_exporting() or ACTIVE.get() is not None:
         return
     now = type(traced)(tensor.item())
-    if now != traced and not (isinstance(traced, float) and (math.isclose(now, traced, rel_tol=1e-3) or now != now != traced != traced)):
+    alike = isinstance(traced, float) and (math.isclose(now, traced, rel_tol=1e-3) or (math.isnan(now) and math.isnan(traced)))
+    if now != traced and not alike:  # a fraction is another one in another precision
         raise TraceError(f"the value that is looked at in {where} is {now} now, and was {traced} when the model was traced; trace it again")
 
 
