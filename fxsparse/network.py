@@ -286,10 +286,10 @@ def retraced(module: nn.Module, origin: Origin) -> Traced:
     for each in module.modules():
         if isinstance(each, TracedModule):
             each.recompile()
-    modes = [each.tape.mode for each in origin.structure.reading.tapes]
+    runs = [(each.tape.mode, each.tape.answers) for each in origin.structure.reading.tapes]
     if isinstance(module, TracedModule) and module.train_error:
-        modes = [mode for mode in modes if mode != "train"]
-    tapes = tuple(record(module, *origin.inputs, mode=mode) for mode in modes)
+        runs = [(mode, answers) for mode, answers in runs if mode != "train"]
+    tapes = tuple(record(module, *origin.inputs, mode, answers) for mode, answers in runs)
     return Traced(module, tapes, origin.notes, origin.islands)
 
 

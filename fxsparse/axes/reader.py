@@ -23,7 +23,7 @@ from fxsparse.axes.rules.pointwise import elementwise
 from fxsparse.axes.rules.slicing import slicing
 from fxsparse.axes.site import Book, Contraction, Site, same_size
 from fxsparse.axes.table import Rule, aten
-from fxsparse.tracing.tape import Call, Ref, Tape
+from fxsparse.tracing.tape import Call, Mode, Ref, Tape
 
 UNUSED = "no recorded call uses it"
 GUESSED = "Python code that could not be traced may cut it by the value of a tensor"
@@ -198,15 +198,19 @@ def _meet_demands(reading: Reading) -> None:
 
 
 def _protect_unused(reading: Reading) -> None:
-    read_by = [{each.tape.values[ref.id].key for call in each.tape.calls for ref in call.reads} for each in reading.tapes]
+    read_in: dict[Mode, set[str | None]] = {}  # whatever the answers were
+    for each in reading.tapes:
+        read = read_in.setdefault(each.tape.mode, set())
+        read.update(each.tape.values[ref.id].key for call in each.tape.calls for ref in call.reads)
     for key, axes in reading.tensors.items():
-        if not any(key in read for read in read_by):
+        if not any(key in read for read in read_in.values()):
             for axis in axes:
                 reading.algebra.freeze(axis, UNUSED)
     whole = _by_one_graph(reading.tapes[0].tape)  # in eval mode, which a proof runs
-    for each, read in zip(reading.tapes, read_by, strict=True):
+    for each in reading.tapes:
         if _by_one_graph(each.tape):
             continue
+        read = read_in[each.tape.mode]
         waiting = [key for key, axes in reading.tensors.items() if axes and key not in read]  # a counter without axes waits for nothing
         for key in waiting:  # a layer that is left out at random, say: when it runs, it is as the user wrote it
             for axis in reading.tensors[key]:

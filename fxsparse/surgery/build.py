@@ -152,7 +152,7 @@ class Builder:
             return self._run_expected(node, run, values, expected)
 
         try:
-            tape_now = record_in_place(meta, *inputs, mode, on_node=on_node)
+            tape_now = record_in_place(meta, *inputs, mode, reading.tape.answers, on_node=on_node)
         except TraceError as error:
             raise PlanError(f"the changed network does not run: {error}; {INTERNAL}") from error
         made = [call for call in tape_now.calls if call.owner.node is None]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,13 +15,16 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.modes import both_modes
-from fxsparse.tracing.recorder import LOOKS, user_line
+from fxsparse.tracing.recorder import LOOKS, NO
 from fxsparse.tracing.recording import record, record_in_place
-from fxsparse.tracing.tape import Mode, Tape
+from fxsparse.tracing.tape import Answers, Mode, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
 
 TURNS = range(1, 9)  # of other luck, by which the same parts may be called in another way
 QUESTIONS = 12  # so many of a model's questions are answered with yes, one at a time
+
+
+Originals = dict[tuple[Mode, Answers], Tape]
 
 
 @dataclass
@@ -47,60 +49,48 @@ class Islands:
     calls: dict[str, list[_Call]] = field(default_factory=dict)
     found: dict[str, TracedModule] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    optional: bool = False  # some part is given a tensor where it would take None
 
     def run(self) -> tuple[Tape, ...]:
-        """Turns parts of the shell into traced modules, in place, and gives the tapes of what came of it."""
+        """Turns parts of the shell into traced modules, in place, and gives the tapes of what came of it: of each mode, and of what the
+        code does where it is told something else."""
         try:
             originals = self.record_originals()
         except TraceError as error:
             if LOOKS not in self.why:
                 raise
             raise TraceError(f"{self.why}, and cannot go on without it; compute it before the call, and pass it as an argument") from error
-        self.trains = "train" in originals
+        self.trains = any(mode == "train" for mode, _ in originals)
         self.visit_parts("", self.shell)
         return self.settle(originals)
 
-    def record_originals(self) -> dict[Mode, Tape]:
-        """The tape of the untouched model in each mode, and what each submodule is called with."""
-        asked: dict[str, int] = {}  # line of code -> the first question there
-
-        def no(question: int) -> bool:
-            asked.setdefault(user_line(), question)
-            return False
-
-        tapes = {self.first: self.record_calls(no)}
-        if asked:
-            self.record_other_answers(list(asked.values()))
-        for turn in TURNS if tapes[self.first].chance else ():
+    def record_originals(self) -> Originals:
+        """The tapes of the untouched model in each mode, and what each submodule is called with."""
+        plain = self.record_calls(self.first)
+        tapes = {(self.first, NO): plain}
+        for turn in TURNS if plain.chance else ():
             with contextlib.suppress(TraceError):
-                self.record_calls(lambda question: False, turn)
+                self.record_calls(self.first, turn=turn)
         if self.first == "eval":
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
-                tapes["train"] = record(self.shell, self.args, self.kwargs, "train")
+                tapes["train", NO] = record(self.shell, self.args, self.kwargs, "train")
+        for mode, tape in [(mode, tape) for (mode, _), tape in tapes.items()]:
+            for answers in other_answers(tape):
+                with contextlib.suppress(TraceError):
+                    other = self.record_calls(mode, answers)
+                    if all(_way(other) != _way(each) for (known, _), each in tapes.items() if known == mode):
+                        tapes[mode, answers] = other
         return tapes
 
-    def record_other_answers(self, questions: list[int]) -> None:
-        """Other answers may call the same parts in another way, as with None in the place of a mask: yes to all questions; where the model
-        does not bear that, and gives a part what may be None, yes to one at a time."""
-        try:
-            self.record_calls(lambda question: True)
-        except TraceError:
-            for number in questions[:QUESTIONS] if self.optional else ():
-                with contextlib.suppress(TraceError):
-                    self.record_calls(lambda question, number=number: question == number)  # type: ignore[misc]
-
-    def record_calls(self, truth: Callable[[int], bool], turn: int = 0) -> Tape:
-        """The tape with these answers to all questions, and this luck; notes the calls of all parts."""
+    def record_calls(self, mode: Mode, answers: Answers = NO, turn: int = 0) -> Tape:
+        """The tape with these answers, and this luck; notes the calls of all parts."""
         copy = meta_copy(self.shell)
-        copy.train(self.first == "train")
-        for name, module in copy.named_modules():
+        copy.train(mode == "train")
+        for name, module in copy.named_modules() if mode == self.first else ():
             if name:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
-        return record_in_place(copy, self.args, self.kwargs, self.first, truth=truth, turn=turn)
+        return record_in_place(copy, self.args, self.kwargs, mode, answers, turn=turn)
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
-        self.optional = self.optional or _fills_an_option(module, args, kwargs)
         leaves, spec = flatten_call(type(module), args, kwargs)
         constants = [leaf for leaf in leaves if not isinstance(leaf, torch.Tensor)]
         self.calls.setdefault(name, []).append(_Call(args, kwargs, spec, constants))
@@ -129,7 +119,7 @@ class Islands:
                 pass
         self.visit_parts(name, module)
 
-    def settle(self, originals: dict[Mode, Tape]) -> tuple[Tape, ...]:
+    def settle(self, originals: Originals) -> tuple[Tape, ...]:
         """Record with the islands in place; one that does not do what the original did goes back to plain Python, its parts as islands."""
         while True:
             wrong, tapes = self.compare(originals)
@@ -153,11 +143,11 @@ class Islands:
         cls = original_class(type(self.found[wrong]))
         return [name for name, each in self.found.items() if original_class(type(each)) is cls]
 
-    def compare(self, originals: dict[Mode, Tape]) -> tuple[str | None, tuple[Tape, ...]]:
+    def compare(self, originals: Originals) -> tuple[str | None, tuple[Tape, ...]]:
         tapes: list[Tape] = []
-        for mode, original in originals.items():
+        for (mode, answers), original in originals.items():
             try:
-                tape = record(self.shell, self.args, self.kwargs, mode)
+                tape = record(self.shell, self.args, self.kwargs, mode, answers)
             except TraceError:
                 return "", ()
             for index, call in enumerate(tape.calls):
@@ -169,12 +159,21 @@ class Islands:
         return None, tuple(tapes)
 
 
-def _fills_an_option(module: nn.Module, args: Any, kwargs: Any) -> bool:
-    """Whether a tensor stands where None may stand, by its default or by what is written of its type."""
-    try:
-        signature = inspect.signature(module.forward)
-        given = signature.bind(*args, **kwargs).arguments
-    except (TypeError, ValueError):
-        return False
-    tensors = [signature.parameters[name] for name, value in given.items() if isinstance(value, torch.Tensor)]
-    return any(each.default is None or "None" in str(each.annotation) or "Optional" in str(each.annotation) for each in tensors)
+def other_answers(tape: Tape) -> Iterator[Answers]:
+    """By another answer the code may take another way among its parts, or call them in another way, as with None in the place of a mask."""
+    layers = max((index for index, call in enumerate(tape.calls) if any(tape.values[ref.id].key for ref in call.reads)), default=0)
+    lines: dict[str, int] = {}  # line of code -> the first question there
+    for number, question in enumerate(tape.questions):
+        if question.after <= layers:  # others are of what is made of the results
+            lines.setdefault(question.line, number)
+    if lines:
+        yield Answers(always=True)
+    if len(lines) > 1:
+        yield from (Answers(frozenset({number})) for number in list(lines.values())[:QUESTIONS])
+    if any(question.after <= layers for question in tape.numbers):
+        yield Answers(number=0)
+
+
+def _way(tape: Tape) -> list[Any]:
+    """Which calls it makes of which tensors: not the numbers in them."""
+    return [(call.op, call.reads, call.owner.module) for call in tape.calls]

@@ -22,11 +22,12 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.demands import demands_of
 from fxsparse.tracing.shapes import shapes
-from fxsparse.tracing.tape import Call, Mode, Origin, Owner, Ref, Tape, Value
+from fxsparse.tracing.tape import Answers, Call, Mode, Origin, Owner, Question, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
 LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
+NO = Answers()
 READS = torch.ops.aten._local_scalar_dense.default
 _MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
@@ -37,9 +38,9 @@ OnNode = Callable[[nn.Module, torch.fx.Node, Callable[[], Any], dict[torch.fx.No
 class Recorder(TorchDispatchMode):
     """The dispatch mode that writes the tape; it also knows who is running."""
 
-    def __init__(self, mode: Mode) -> None:
+    def __init__(self, mode: Mode, answers: Answers = NO) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.tape = Tape(mode)
+        self.tape = Tape(mode, answers)
         self.modules: list[str] = [""]
         self.node: tuple[str | None, str | None] = (None, None)  # graph, node
         self.on_node: OnNode | None = None
@@ -48,8 +49,6 @@ class Recorder(TorchDispatchMode):
         self.silent = False  # inside a module that is one call
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.turn = 0  # which luck it has
-        self.asked = 0  # how often the network asked whether something is true
-        self.truth: Callable[[int], bool] = lambda question: False  # what is answered to the first, the second ... such question
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self.written: set[int] = set()  # storage of real tensors that were written to
         self.spoilt: set[int] = set()  # and of those that were given what is not known
@@ -178,15 +177,22 @@ class Recorder(TorchDispatchMode):
                 made = answer(*args, **kwargs)
                 if made is not NotImplemented:
                     self.tape.guessed = True
-                    if made is False:
-                        self.asked += 1
-                        return self.truth(self.asked - 1)
-                    return made
+                    return self._answer(made) if isinstance(made, (bool, int, float)) else made
         elif self.refuses and func is READS and not (self.constant(leaves[0]) or self.knows(leaves[0])):
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
         return self._shapes.run(func, args, kwargs)
+
+    def _answer(self, plain: bool | int | float) -> bool | int | float:
+        """What plain Python code is told."""
+        tape = self.tape
+        question = Question(user_line(), len(tape.calls))
+        if not isinstance(plain, bool):
+            tape.numbers.append(question)
+            return type(plain)(tape.answers.number)
+        tape.questions.append(question)
+        return tape.answers.truth(len(tape.questions) - 1)
 
     def moved(self, tensor: Tensor) -> Tensor:
         """A real tensor on meta, as the same value of the tape."""

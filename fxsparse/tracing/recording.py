@@ -18,8 +18,8 @@ from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.lists import lists_on_meta
 from fxsparse.tracing.outputs import output_tensors
-from fxsparse.tracing.recorder import ACTIVE, ALONE, OnNode, Recorder, mapped
-from fxsparse.tracing.tape import Mode, Tape
+from fxsparse.tracing.recorder import ACTIVE, ALONE, NO, OnNode, Recorder, mapped
+from fxsparse.tracing.tape import Answers, Mode, Tape
 from fxsparse.tracing.taught import operator_of
 
 # Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
@@ -139,13 +139,11 @@ def advice(error: Exception) -> str:
     return "check that model(*example_inputs) runs"
 
 
-def record(
-    module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, mode: Mode = "eval", *, on_node: OnNode | None = None
-) -> Tape:
+def record(module: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, mode: Mode = "eval", answers: Answers = NO) -> Tape:
     """The tape of one run of `module`, which is left as it was."""
     copy = meta_copy(module)
     copy.train(mode == "train")
-    return record_in_place(copy, args, kwargs, mode, on_node=on_node)
+    return record_in_place(copy, args, kwargs, mode, answers)
 
 
 def record_in_place(
@@ -153,16 +151,14 @@ def record_in_place(
     args: Any,
     kwargs: Mapping[str, Any] | None,
     mode: Mode,
+    answers: Answers = NO,
     *,
     on_node: OnNode | None = None,
-    truth: Callable[[int], bool] = lambda question: False,
     turn: int = 0,
 ) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run. `truth` answers its questions, by their number; in another
-    `turn` it has other luck."""
-    recorder = Recorder(mode)
+    """Like `record`, on a module that is on meta tensors already and may be run. In another `turn` it has other luck."""
+    recorder = Recorder(mode, answers)
     recorder.on_node = on_node
-    recorder.truth = truth
     recorder.turn = turn
     recorder.adopt(copy)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))

@@ -94,11 +94,32 @@ class Call:
                 yield from refs(self.args[position] if position < len(self.args) else self.kwargs.get(argument.name))
 
 
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What a recording answers where code asks for values that are not there."""
+
+    yes: frozenset[int] = frozenset()  # the questions, by their number, that are answered with yes
+    always: bool = False  # yes to all of them
+    number: int = 1
+
+    def truth(self, question: int) -> bool:
+        return self.always or question in self.yes
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Code asked for a value that is not there."""
+
+    line: str  # of the user's code
+    after: int  # so many calls
+
+
 @dataclass
 class Tape:
     """All calls of one run in one mode."""
 
     mode: Mode
+    answers: Answers = field(default_factory=Answers)
     values: list[Value] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     inputs: tuple[Ref, ...] = ()
@@ -107,6 +128,8 @@ class Tape:
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
     chance: bool = False  # plain Python code drew numbers at random
     guessed: bool = False  # an operator asked for values that are not there: a number or a size was made up
+    questions: list[Question] = field(default_factory=list)  # whether something is true
+    numbers: list[Question] = field(default_factory=list)  # how much something is
 
     @functools.cached_property
     def readers(self) -> dict[int, list[Call]]:

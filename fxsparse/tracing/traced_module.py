@@ -185,7 +185,9 @@ def traced_graphs(module: nn.Module) -> list[TracedGraph]:
 
 
 def original_class(cls: type) -> type:
-    return next((base for base in cls.__mro__ if not issubclass(base, TracedModule)), cls)
+    """The user's class: the one that stands behind ours. torch's exporter puts classes of its own in front, where modules are shared."""
+    order = cls.__mro__
+    return order[order.index(TracedModule) + 1] if TracedModule in order else cls
 
 
 def as_traced(

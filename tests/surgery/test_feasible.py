@@ -66,7 +66,7 @@ class Branching(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.inner(x)
-        if bool(y.sum() > 1e9):
+        if float(y.sum()) > 1e9:
             y = self.branch(y)
         result: Tensor = self.head(y)
         return result

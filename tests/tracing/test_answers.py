@@ -1,0 +1,98 @@
+"""Untraced code may take another way among the same layers, by a tensor's value: the other ways are recorded as well."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fxsparse
+
+
+def _part(inputs: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(inputs, outputs), nn.ReLU())
+
+
+class Ways(nn.Module):
+    """Adds what two parts give before the same layers, or behind them."""
+
+    def __init__(self, asks: str) -> None:
+        super().__init__()
+        self.left, self.right, self.first, self.second = _part(4, 8), _part(4, 8), _part(8, 5), _part(8, 5)
+        self.asks = asks
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.left(x), self.right(x)
+        if self.asks == "truth":
+            together = bool(x.sum() > 0)
+        elif self.asks == "number":
+            together = not x.sum().item() > 0.5
+        else:
+            if bool(x.sum() > 1e9):
+                raise RuntimeError("nobody comes here")
+            together = bool(x.sum() > 0)
+        result: Tensor = self.first(a + b) - self.second(b) if together else self.first(a) - self.second(b)
+        return result
+
+
+@pytest.mark.parametrize("asks", ["truth", "number", "twice"])
+def test_another_way_among_the_same_layers_couples_them(asks: str) -> None:
+    torch.manual_seed(0)
+    model = Ways(asks).eval()
+    network = fxsparse.trace(model, torch.ones(2, 4))
+    assert {"left", "right"} <= set(network.origin.islands)
+    assert {("left.0.weight", 0), ("right.0.weight", 0)} <= {(m.tensor, m.axis) for m in network.group("left.0").members}
+    small = network.shrink({"left.0": [0, 2, 3, 6]})
+    with torch.no_grad():
+        for part in (model.left[0], model.right[0]):
+            part.weight[[1, 4, 5, 7]], part.bias[[1, 4, 5, 7]] = 0, 0  # behind these, nothing is left of the others
+    for x in (torch.ones(2, 4), -torch.ones(2, 4)):
+        torch.testing.assert_close(small(x), model(x))
+
+
+class Shuffled(nn.Module):
+    """Its part loses parts of interleaved channels, by one gather for all ways through it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ChannelShuffle(2), nn.PixelUnshuffle(2), nn.Conv2d(32, 4, 1))
+        self.head = nn.Sequential(nn.Conv2d(4, 6, 1), nn.ReLU(), nn.Conv2d(6, 4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.part(x)
+        result: Tensor = self.head(y + y) if bool(y.sum() > 0) else self.head(y)
+        return result
+
+
+def test_an_island_on_several_tapes_is_rewritten_once() -> None:
+    network = fxsparse.trace(Shuffled().eval(), torch.randn(2, 3, 4, 4))
+    assert len(network.origin.structure.reading.tapes) == 4  # two ways in each mode
+    plan = {group.name: group.units[1:] for group in network.groups if group.prunable}
+    assert "part.0" in plan
+    assert fxsparse.verify(network, network.shrink(plan)).max_error < 1e-9
+
+
+class Early(nn.Module):
+    """Leaves early where the first head is sure: the second stage may run or not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.stage, self.exit, self.head = _part(4, 8), _part(8, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        first = self.exit(y)
+        if bool(first.softmax(-1).amax() > 0.9):
+            return torch.as_tensor(first)
+        result: Tensor = self.head(self.stage(y))
+        return result
+
+
+def test_a_network_that_leaves_early_loses_channels_for_both_ends() -> None:
+    network = fxsparse.trace(Early().eval(), torch.randn(1, 4))
+    assert network.group("stem.0").prunable and network.group("stage.0").prunable
+    small = network.shrink({"stem.0": [0, 3, 5], "stage.0": [1, 2]})
+    for scale in (0.0, 1e6):
+        x = scale * torch.randn(1, 4)
+        assert small(x).shape == (1, 3)
+    assert fxsparse.verify(network, small).max_error < 1e-9
