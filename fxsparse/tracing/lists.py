@@ -1,4 +1,5 @@
-"""`Tensor.tolist` on meta tensors: a list of what the recorder answers to `item`, entry by entry."""
+"""Values that leave torch past its dispatcher, `Tensor.tolist` and `Tensor.numpy`: on meta tensors a list is made of what the recorder
+answers to `item`, entry by entry."""
 
 from __future__ import annotations
 
@@ -9,24 +10,30 @@ from typing import Any
 from torch import Tensor
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.recorder import Recorder
 
 LONGEST = 4096  # entries; whoever reads more than that in Python works with data
 
 
 @contextlib.contextmanager
-def lists_on_meta() -> Iterator[None]:
-    """While this is open, plain Python code may make lists of meta tensors."""
-    original = Tensor.tolist
+def values_leave(recorder: Recorder) -> Iterator[None]:
+    """While this is open, plain Python code may make lists of meta tensors, and the recorder learns which real ones it looks at."""
+    as_list, as_array = Tensor.tolist, Tensor.numpy
 
     def tolist(self: Tensor) -> Any:
         if not self.is_meta:
-            return original(self)
+            recorder.looked_at([self])
+            return as_list(self)
         if self.numel() > LONGEST:
             raise TraceError(f"the forward pass makes a list of all values of a tensor of shape {tuple(self.shape)}; keep it a tensor")
         return self.item() if self.dim() == 0 else [row.tolist() for row in self.unbind(0)]
 
-    Tensor.tolist = tolist  # type: ignore[assignment,method-assign]
+    def numpy(self: Tensor, **options: Any) -> Any:
+        recorder.looked_at([self])
+        return as_array(self, **options)
+
+    Tensor.tolist, Tensor.numpy = tolist, numpy  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
-        Tensor.tolist = original  # type: ignore[method-assign]
+        Tensor.tolist, Tensor.numpy = as_list, as_array  # type: ignore[method-assign]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -27,6 +27,7 @@ from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
 LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
+_AS_LIST = Tensor.tolist  # that of a recording tells what was looked at
 NO = Answers()
 READS = torch.ops.aten._local_scalar_dense.default
 _MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
@@ -47,6 +48,7 @@ class Recorder(TorchDispatchMode):
         self.names: dict[int, str] = {}
         self.failed = ""  # the innermost module that raised
         self.silent = False  # inside a module that is one call
+        self.drew = False  # real tensors were drawn in plain Python code
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.turn = 0  # which luck it has
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
@@ -115,11 +117,13 @@ class Recorder(TorchDispatchMode):
         fixed = sure or (not chance and all(self.constant(tensor) or self.knows(tensor) for tensor in given))
         out = self._originals.get(id(out), out)
         self._note_writes(func, args, kwargs, fixed)
-        if chance and self.node[0] is None and isinstance(out, Tensor) and not out.is_meta:
-            self.tape.chance = True
         if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
             self._ids.pop(id(args[0]), None)
         leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
+        if self.node[0] is None:
+            self.drew = self.drew or (chance and any(isinstance(leaf, Tensor) and not leaf.is_meta for leaf in leaves))
+            if _looks(func, given):
+                self.looked_at(given)
         results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         for leaf in leaves:
             if isinstance(leaf, Tensor) and not leaf.is_meta:
@@ -137,6 +141,10 @@ class Recorder(TorchDispatchMode):
 
     def was_written(self, tensor: Any) -> bool:
         return isinstance(tensor, Tensor) and not tensor.is_meta and _storage(tensor) in self.written
+
+    def looked_at(self, tensors: Iterable[Tensor]) -> None:
+        """Plain Python code learns values of these, by which it may go another way."""
+        self.tape.chance |= self.drew and any(not (each.is_meta or self.constant(each) or self.knows(each)) for each in tensors)
 
     def _note_writes(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], fixed: bool) -> None:
         for position, argument in enumerate(func._schema.arguments if func._schema.is_mutable else ()):
@@ -244,7 +252,7 @@ def _content(tensor: Tensor) -> tuple[float, ...] | None:
     if tensor.is_meta or tensor.numel() > 64 or tensor.is_complex():
         return None
     with torch._C._DisableTorchDispatch():
-        found = tuple(float(x) for x in tensor.detach().reshape(-1).tolist())
+        found = tuple(float(x) for x in _AS_LIST(tensor.detach().reshape(-1)))
     return None if any(map(math.isnan, found)) else found  # no number is ever equal to that
 
 
@@ -283,6 +291,13 @@ _ANSWERS: dict[str, Callable[..., Any]] = {
     "aten::equal": lambda a, b: False,
     "torchvision::nms": _rows,
 }
+
+
+def _looks(func: Any, given: list[Tensor]) -> bool:
+    """Whether an operator gives away values of its tensors: in what it returns, or in the size of that."""
+    if func.overloadpacket is torch.ops.aten.index:
+        return any(each.dtype in (torch.bool, torch.uint8) for each in given[1:])
+    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
 
 
 def user_line() -> str:

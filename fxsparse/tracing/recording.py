@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import meta_copy
-from fxsparse.tracing.lists import lists_on_meta
+from fxsparse.tracing.lists import values_leave
 from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.recorder import ACTIVE, ALONE, NO, OnNode, Recorder, mapped
 from fxsparse.tracing.tape import Answers, Mode, Tape
@@ -164,7 +164,7 @@ def record_in_place(
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
-        with recording(recorder), lists_on_meta(), uncached(copy):
+        with recording(recorder), values_leave(recorder), uncached(copy):
             drawn = drawn_since()
             out = copy(*arguments, **keywords)
             recorder.tape.chance |= drawn()

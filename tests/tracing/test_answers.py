@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -44,8 +48,8 @@ def test_another_way_among_the_same_layers_couples_them(asks: str) -> None:
     assert {("left.0.weight", 0), ("right.0.weight", 0)} <= {(m.tensor, m.axis) for m in network.group("left.0").members}
     small = network.shrink({"left.0": [0, 2, 3, 6]})
     with torch.no_grad():
-        for part in (model.left[0], model.right[0]):
-            part.weight[[1, 4, 5, 7]], part.bias[[1, 4, 5, 7]] = 0, 0  # behind these, nothing is left of the others
+        for name in ("left.0.weight", "left.0.bias", "right.0.weight", "right.0.bias"):
+            model.get_parameter(name)[[1, 4, 5, 7]] = 0  # behind these, nothing is left of the others
     for x in (torch.ones(2, 4), -torch.ones(2, 4)):
         torch.testing.assert_close(small(x), model(x))
 
@@ -96,3 +100,38 @@ def test_a_network_that_leaves_early_loses_channels_for_both_ends() -> None:
         x = scale * torch.randn(1, 4)
         assert small(x).shape == (1, 3)
     assert fxsparse.verify(network, small).max_error < 1e-9
+
+
+LOOKS: dict[str, Callable[[Tensor], Any]] = {
+    "not": lambda picked: 0,
+    "list": lambda picked: picked.tolist()[0],
+    "number": lambda picked: int(picked[0]),
+    "array": lambda picked: np.asarray(picked)[0],
+    "rows": lambda picked: len(torch.nonzero(picked)),
+}
+
+
+class Drawing(nn.Module):
+    """Picks tokens at random, and may look at which."""
+
+    def __init__(self, looks: str) -> None:
+        super().__init__()
+        self.stem, self.head, self.looks = _part(4, 8), _part(8, 3), looks
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        if bool(x.sum() > 1e9):
+            raise RuntimeError("nobody comes here")
+        picked = torch.multinomial(torch.ones(5), 2)
+        y = y[:, picked] if LOOKS[self.looks](picked) < 5 else y.flip(-1)[:, picked]
+        result: Tensor = self.head(y)
+        return result
+
+
+@pytest.mark.parametrize("looks", sorted(LOOKS))
+def test_what_is_drawn_at_random_matters_where_code_looks_at_it(looks: str) -> None:
+    network = fxsparse.trace(Drawing(looks).eval(), torch.randn(2, 5, 4))
+    assert network.group("stem.0").prunable is (looks == "not")
+    if looks == "not":
+        small = network.shrink({"stem.0": [0, 3, 5]})
+        assert fxsparse.verify(network, small).max_error < 1e-9
