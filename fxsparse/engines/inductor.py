@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.engines.base import module_and_inputs, require_like
 from fxsparse.errors import LoweringError
 from fxsparse.network import Network
+from fxsparse.tracing.copies import duplicate
 
 PRECISIONS = ("fp32", "fp16", "bf16")
 
@@ -41,7 +41,7 @@ class Inductor:
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise LoweringError(f"the device {self.device!r} is not there; use device='cpu'")
         module, example = module_and_inputs(model, inputs)
-        own = copy.deepcopy(module).eval().to(self.device)
+        own = duplicate(module, {}).eval().to(self.device)
         example = tree_map_only(Tensor, lambda t: t.to(self.device), example)
         return Compiled(self, torch.compile(own, mode=self.mode), example)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -76,32 +76,34 @@ class InsertDyrelu(Pass):
         """(owner of the graph, name) -> channels; and why others stay."""
         widths: dict[tuple[str, str], int] = {}
         notes: dict[str, str] = {}
-        for place in graphs(module):
-            for key, node in relus(place):
-                pattern = next((each for each in self.exclude if fnmatchcase(key, each)), None)
-                found = f"{pattern!r} excludes it" if pattern is not None else _width(reading, place, node)
-                if isinstance(found, str):
-                    notes[key] = f"the ReLU after {key} stays: {found}"
-                elif widths.setdefault((place.prefix, slug(key)), found) != found:
-                    notes[key] = f"the ReLU after {key} stays: it has other channels in train mode"
+        for place, key, node in relus(module):
+            pattern = next((each for each in self.exclude if fnmatchcase(key, each)), None)
+            found = f"{pattern!r} excludes it" if pattern is not None else _width(reading, place, node)
+            if isinstance(found, str):
+                notes[key] = f"the ReLU after {key} stays: {found}"
+            elif widths.setdefault((place.prefix, key), found) != found:
+                notes[key] = f"the ReLU after {key} stays: it has other channels in train mode"
         for key in notes:
-            for where in [each for each in widths if each[1] == slug(key)]:
+            for where in [each for each in widths if each[1] == key]:
                 del widths[where]
         return widths, list(notes.values())
 
     def _insert(self, module: nn.Module, widths: dict[tuple[str, str], int]) -> None:
         like = next((p for p in module.parameters() if p.is_floating_point()), torch.zeros(()))
-        for place in graphs(module):
-            holder = place.owner._modules.get(HOLDER)
-            holder = holder if holder is not None else nn.Module()
-            for key, node in list(relus(place)):
-                width = widths.get((place.prefix, slug(key)))
-                if width is None:
-                    continue
-                place.owner._modules[HOLDER] = holder
-                if slug(key) not in holder._modules:
-                    holder._modules[slug(key)] = self._made(width, slug(key), like)
-                _replace(place, node, f"{HOLDER}.{slug(key)}")
+        names: dict[tuple[str, str], str] = {}
+        for place, key, node in list(relus(module)):
+            width = widths.get((place.prefix, key))
+            if width is None:
+                continue
+            holder = place.owner._modules.setdefault(HOLDER, nn.Module())
+            assert holder is not None
+            if (place.prefix, key) not in names:
+                name = slug(key)
+                while name in holder._modules:  # `a.b` and `a_b`
+                    name += "_"
+                names[place.prefix, key] = name
+                holder._modules[name] = self._made(width, name, like)
+            _replace(place, node, f"{HOLDER}.{names[place.prefix, key]}")
 
     def _made(self, width: int, name: str, like: torch.Tensor) -> DyReLU:
         if like.is_meta:
@@ -114,14 +116,19 @@ class InsertDyrelu(Pass):
         return made
 
 
-def relus(place: Place) -> Iterator[tuple[str, fx.Node]]:
-    """The ReLUs of a graph, each with a name that it has in the graphs of all modes: that of the module before it."""
-    seen: Counter[str] = Counter()
-    for node in list(place.graph.nodes):
-        if is_relu(place, node):
-            before = _module_before(node)
-            seen[before] += 1
-            yield (before if seen[before] == 1 else f"{before}.{seen[before]}"), node
+def relus(module: nn.Module) -> Iterator[tuple[Place, str, fx.Node]]:
+    """The ReLUs of all graphs, each with a name that it has in the graphs of all modes: that of the module before it, the second behind
+    one module being 2, and so on."""
+    places = list(graphs(module))
+    called = {(p.prefix, p.mode): {str(node.target) for node in p.graph.nodes if node.op == "call_module"} for p in places}
+    for place in places:
+        common = set.intersection(*(names for (prefix, _), names in called.items() if prefix == place.prefix))
+        seen: Counter[str] = Counter()
+        for node in list(place.graph.nodes):
+            if is_relu(place, node):
+                before = _module_before(place, node, common)
+                seen[before] += 1
+                yield place, (before if seen[before] == 1 else f"{before}.{seen[before]}"), node
 
 
 def is_relu(place: Place, node: fx.Node) -> bool:
@@ -134,11 +141,13 @@ def slug(key: str) -> str:
     return key.replace(".", "_")
 
 
-def _module_before(node: fx.Node) -> str:
-    """The nearest module on the way back, by the first inputs."""
+def _module_before(place: Place, node: fx.Node, common: Collection[str]) -> str:
+    """The nearest module on the way back, by the first inputs. What learns nothing and does not run in all modes, as noise that is added
+    in training, is passed over."""
     while node.all_input_nodes:
         node = node.all_input_nodes[0]
-        if node.op == "call_module":
+        before = place.module_of(node)
+        if before is not None and (str(node.target) in common or any(True for _ in before.parameters())):
             return str(node.target)
     return "input"
 

@@ -99,9 +99,13 @@ class Mean:
 
     def add(self, weight: Weight) -> None:
         with torch.no_grad():
-            now = self.score(weight).detach()
-            self.sums[weight.name] = self.sums[weight.name].add_(now) if weight.name in self.sums else now.clone()
-        self.steps[weight.name] = self.steps.get(weight.name, 0) + 1
+            self.take(weight.name, self.score(weight).detach())
+
+    def take(self, name: str, scores: Tensor) -> None:
+        """One step's scores of a tensor."""
+        with torch.no_grad():
+            self.sums[name] = self.sums[name].add_(scores) if name in self.sums else scores.clone()
+        self.steps[name] = self.steps.get(name, 0) + 1
 
     def clear(self) -> None:
         self.sums.clear()

@@ -7,7 +7,6 @@ values in float64, a network with one unit grown must do what it does without, a
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from fxsparse.errors import PlanError
 from fxsparse.surgery.journal import Places, grid, take
 from fxsparse.surgery.reference import InDouble
 from fxsparse.surgery.reference_state import randomised_state
+from fxsparse.tracing.copies import duplicate
 
 if TYPE_CHECKING:
     from fxsparse.network import Network
@@ -159,7 +159,7 @@ class _Trial:
     def __init__(self, wide: Network, narrow: Network, name: str) -> None:
         self.wide, self.narrow = wide, narrow
         self.name, self.unit = name, wide.living[name][-1]
-        self.modules = [copy.deepcopy(each.module).cpu().double().eval() for each in (self.wide, self.narrow)]
+        self.modules = [duplicate(each.module, {}).cpu().double().eval() for each in (self.wide, self.narrow)]
         self.states = [randomised_state(self.modules[0], seed) for seed in SEEDS]
         self.expected: dict[int, list[Tensor]] = {}
 

@@ -86,7 +86,13 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
                     twin[key] = duplicate(item, memo)
             made.__setstate__(twin)
             return made
-    return copy.deepcopy(value, memo)
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:
+        if isinstance(value, nn.Module):
+            raise
+        memo[id(value)] = value  # a lock, an open file, a module of Python: whatever will not be copied is shared
+        return value
 
 
 def _unchanging(cls: type, value: Any) -> bool:

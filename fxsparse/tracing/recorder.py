@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.demands import demands_of
+from fxsparse.tracing.luck import generators_of
 from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Answers, Call, Mode, Origin, Owner, Question, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments
@@ -51,6 +52,7 @@ class Recorder(TorchDispatchMode):
         self.drew = False  # real tensors were drawn in plain Python code
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.turn = 0  # which luck it has
+        self.generators: list[Any] = []  # of random numbers, the network's own
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self.written: set[int] = set()  # storage of real tensors that were written to
         self.spoilt: set[int] = set()  # and of those that were given what is not known
@@ -80,6 +82,7 @@ class Recorder(TorchDispatchMode):
     def adopt(self, module: nn.Module) -> None:
         """Learn the names of a module's tensors and submodules."""
         self.names = names_of(module)
+        self.generators = generators_of(module)
         self.tape.demands = tuple(demands_of(module))
         for name, parameter in module.named_parameters(remove_duplicate=False):
             self.tape.keys[name] = self.ref(parameter, "parameter", name)

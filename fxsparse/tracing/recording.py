@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
@@ -17,41 +15,11 @@ from fxsparse.errors import Error, TraceError
 from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.lists import values_leave
+from fxsparse.tracing.luck import drawn_since, same_luck
 from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.recorder import ACTIVE, ALONE, NO, OnNode, Recorder, mapped
 from fxsparse.tracing.tape import Answers, Mode, Tape
 from fxsparse.tracing.taught import operator_of
-
-# Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
-# comparison, are there while a network is recorded.
-LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
-
-
-@contextlib.contextmanager
-def same_luck(turn: int = 0) -> Iterator[None]:
-    """While this is open, what a network draws by chance is the same in each recording of this turn; afterwards the generators are as
-    they were."""
-    python, numpy = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(LUCKY + turn)
-        random.seed(LUCKY_PYTHON + turn)
-        np.random.seed(LUCKY_NUMPY + turn)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)
-
-
-def drawn_since() -> Callable[[], bool]:
-    """Whether Python or numpy have drawn numbers from now on, as a function to ask."""
-
-    def states() -> tuple[Any, ...]:
-        own: Any = np.random.get_state(legacy=False)
-        return random.getstate(), own["state"]["key"].tobytes(), own["state"]["pos"], own["has_gauss"], own["gauss"]
-
-    before = states()
-    return lambda: states() != before
 
 
 @contextlib.contextmanager
@@ -96,7 +64,7 @@ def _recording(recorder: Recorder) -> Iterator[None]:
 
     torch.autocast.__init__ = autocast  # type: ignore[method-assign]
     try:
-        with same_luck(recorder.turn), torch.no_grad(), recorder:
+        with same_luck(recorder.turn, recorder.generators), torch.no_grad(), recorder:
             yield
     finally:
         torch.autocast.__init__ = enter  # type: ignore[method-assign]
@@ -165,7 +133,7 @@ def record_in_place(
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
         with recording(recorder), values_leave(recorder), uncached(copy):
-            drawn = drawn_since()
+            drawn = drawn_since(recorder.generators)
             out = copy(*arguments, **keywords)
             recorder.tape.chance |= drawn()
     except Error:

@@ -14,9 +14,10 @@ from fxsparse.tracing.functions import noticed
 from fxsparse.tracing.graphing import Graphing
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import counted
+from fxsparse.tracing.luck import drawn_since
 from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
-from fxsparse.tracing.recording import advice, as_arguments, describe, drawn_since, first_line, meta_inputs, recording
+from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
 from fxsparse.tracing.switches import autocasts
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
@@ -64,7 +65,7 @@ def _trace_graph(
         graph, calls = graphing.graph, noticed(graphing.function_call)
         with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls:
             with graphing:
-                drawn = drawn_since()
+                drawn = drawn_since(recorder.generators)
                 out = root.forward(*arguments, **keywords)
                 if drawn():
                     raise TraceError("the forward pass draws numbers with Python's random or with numpy, which a graph would repeat")

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
+import sys
+import threading
 from collections import OrderedDict
 from types import FunctionType
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
+import fxsparse
 from fxsparse.tracing.copies import copy_with, double_copy, duplicate, meta_copy, shared_copy
 
 
@@ -111,3 +116,25 @@ def test_a_hollow_copy_in_double_has_no_memory() -> None:
     twin = double_copy(nn.Linear(1000, 1000), hollow=True)
     assert [tuple(p.shape) for p in twin.parameters()] == [(1000, 1000), (1000,)]
     assert all(p.dtype == torch.float64 and p.untyped_storage().nbytes() == 8 for p in twin.parameters())
+
+
+class Holding(nn.Module):
+    """Keeps something that will not be copied, on its own and in a list."""
+
+    def __init__(self, thing: object) -> None:
+        super().__init__()
+        self.make, self.back, self.thing, self.things = nn.Linear(4, 8), nn.Linear(8, 3), thing, [thing]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.back(self.make(x).relu())
+        return result
+
+
+@pytest.mark.parametrize(
+    "thing", [threading.Lock(), sys, random.SystemRandom(), (n for n in range(3))], ids=["lock", "module", "system", "generator"]
+)
+def test_what_will_not_be_copied_is_shared(thing: object) -> None:
+    network = fxsparse.trace(Holding(thing).eval(), torch.randn(2, 4), check=True)
+    small = network.shrink({"make": [0, 2, 5]})
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    assert small.as_original()(torch.randn(2, 4)).shape == (2, 3)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from fxsparse.errors import BudgetError, Error
 from fxsparse.network import Network
+from fxsparse.surgery.silence import may_be_silent
 from fxsparse.training.iee.latency import Latency
 from fxsparse.training.iee.spending import Counted, Living, Spending
 from fxsparse.training.iee.units import UnitCriterion
@@ -19,6 +20,14 @@ def require_reachable(part: float, least: float) -> None:
             f"the budget of {part:g} cannot be reached: at its narrowest the network still costs {least:.3g} of the whole; "
             "give a larger one, or exclude fewer groups"
         )
+
+
+def require_silent(network: Network, groups: Iterable[str]) -> None:
+    """An error where units cannot wake without a change of what the network computes."""
+    for name in groups:
+        if not may_be_silent(network, name):
+            why = network.origin.silences.choices[name]
+            raise Error(f"group {name!r} {why}, so that its units cannot wake with value='zero'; give value='last', or exclude=[{name!r}]")
 
 
 def criterion_of(given: Any) -> UnitCriterion:

@@ -17,7 +17,7 @@ from fxsparse.surgery.carry import carry
 from fxsparse.surgery.journal import Init, grid
 from fxsparse.training.distributed import require_agreement
 from fxsparse.training.frozen import Frozen
-from fxsparse.training.iee.asked import criterion_of, everything, require_reachable, spending_of
+from fxsparse.training.iee.asked import criterion_of, everything, require_reachable, require_silent, spending_of
 from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.channel_state import restored, saved
 from fxsparse.training.iee.counts import share_of_cycle
@@ -92,6 +92,8 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.active: Living = dict(network.living)  # what lives: while exploring, less than the network holds
         self.whole = self.spending(network, everything(network))
         require_reachable(self.part, self.spending(network, self._narrowest()) / self.whole)
+        if chosen.value == "zero" and self.calendar.cycles and (chosen.explore or chosen.growth):
+            require_silent(network, [name for name in self.active if self._may_change(name)])
         self.steps_done = 0
         self.spent = {"exploit": 0, "explore": 0}  # multiply-accumulates of forward passes on the example inputs
         self.memory = Memory(self._as_masks(self.active))
@@ -99,6 +101,7 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.timeline.add(Event(0, 0, "start", {name: Change(len(units)) for name, units in self.active.items() if self._may_change(name)}))
         self._exploration: Exploration | None = None
         self._frozen_before: Frozen | None = None
+        self._seen: tuple[UnitCriterion, dict[str, Tensor]] | None = None  # the coming step's scores
         self._hook()
 
     # ---- what one sees ------------------------------------------------------------------------------------------------------
@@ -135,12 +138,13 @@ class ExploitExploreChannels(MaskedOptimizer):
     # ---- the step -------------------------------------------------------------------------------------------------------------
 
     def observe(self) -> None:
-        """Accumulate the criterion, where it will be asked."""
+        """Look at the criterion, where it will be asked. It counts with the step: one that overflows is skipped."""
+        self._seen = None
         self.spent["explore" if self.exploring else "exploit"] += self.network.macs
         if self.stage == "estimate":
-            self.criterion.add(self.network)
+            self._seen = self._scored(self.criterion)
         elif self.exploring:
-            self.growth_criterion.add(self.network)
+            self._seen = self._scored(self.growth_criterion)
 
     def mask_gradients(self) -> None:
         if self._exploration is not None:
@@ -155,6 +159,10 @@ class ExploitExploreChannels(MaskedOptimizer):
             self._exploration.after_step()
 
     def stepped(self) -> None:
+        if self._seen is not None:
+            criterion, scores = self._seen
+            criterion.take(scores)
+            self._seen = None
         self.steps_done += 1
         if self.calendar.prunes(self.steps_done):
             self.prune()
@@ -255,6 +263,9 @@ class ExploitExploreChannels(MaskedOptimizer):
         if self.on_change is not None:
             self.on_change(network)
 
+    def _scored(self, criterion: UnitCriterion) -> tuple[UnitCriterion, dict[str, Tensor]]:
+        return criterion, {name: worth.detach().clone() for name, worth in criterion.score(self.network).items()}
+
     # ---- worth and budget ---------------------------------------------------------------------------------------------------------
 
     def _may_change(self, name: str) -> bool:
@@ -327,6 +338,7 @@ class ExploitExploreChannels(MaskedOptimizer):
             own.load_state_dict(kept)
         if isinstance(self.spending, Latency):
             self.spending.load_state_dict(state["latency"])
+            self.whole = self.spending(self.network, everything(self.network))  # as the first process had measured it
         self.memory.load_state_dict(state["memory"])
         self.timeline = Timeline.from_dict(state["timeline"])
         if state["aside"] is not None:

@@ -23,7 +23,7 @@ class Exploration:
     def __init__(self, model: nn.Module, optimizer: Optimizer, free: Mapping[nn.Parameter, Tensor] | None, *, rate: float) -> None:
         self.model, self.optimizer, self.free, self.rate = model, optimizer, free, rate
         self.aside: dict[Any, Any] = {}
-        self.buffers: list[tuple[Tensor, Tensor]] = []
+        self.buffers: list[tuple[nn.Module, str, Tensor, Tensor]] = []
         self.rates: list[Any] = []
         self.norms: list[tuple[_BatchNorm, bool]] = []
         self.hooks: list[Any] = []
@@ -37,7 +37,12 @@ class Exploration:
         else:
             parameters = self._parameters()
             self.aside = {parameters[int(at)]: {k: _own(v, parameters[int(at)]) for k, v in kept.items()} for at, kept in aside.items()}
-        self.buffers = [(buffer, buffer.detach().clone()) for buffer in self.model.buffers()]
+        self.buffers = [
+            (module, name, buffer, buffer.detach().clone())
+            for module in self.model.modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        ]
         if evaluate:
             norms = [module for module in self.model.modules() if isinstance(module, _BatchNorm)]
             self.norms = [(module, module.training) for module in norms]
@@ -67,8 +72,9 @@ class Exploration:
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             group["lr"] = rate
         with torch.no_grad():
-            for buffer, kept in self.buffers:
+            for module, name, buffer, kept in self.buffers:
                 buffer.copy_(kept)
+                module._buffers[name] = buffer  # not all modules change their buffers in place
 
     def end(self, *, put_back: bool = True) -> None:
         """Exploration's own state is forgotten, and that of exploitation comes back. Without `put_back`, another one was loaded already."""

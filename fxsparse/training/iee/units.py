@@ -61,7 +61,12 @@ class UnitCriterion:
 
     def add(self, network: Network) -> None:
         with torch.no_grad():
-            for name, worth in self.score(network).items():
+            self.take(self.score(network))
+
+    def take(self, scores: Mapping[str, Tensor]) -> None:
+        """One step's scores of all groups."""
+        with torch.no_grad():
+            for name, worth in scores.items():
                 self.sums[name] = self.sums[name] + worth if name in self.sums else worth.detach().clone()
         self.steps += 1
 

@@ -72,6 +72,7 @@ class ExploitExplore(Sparsifier):
         self.timeline = Timeline(spans=tuple(self.calendar.spans()))
         self._exploration: Exploration | None = None
         self._frozen_before: Frozen | None = None
+        self._seen: tuple[Mean, dict[str, Tensor]] | None = None  # the coming step's scores
         super().__init__(model, optimizer, density, drop=self.criterion, grow=self.growth_criterion, **given)
         self.memory = Memory(self._masks)
         self.timeline.add(Event(0, 0, "start", {name: Change(count) for name, count in self._living.items()}))
@@ -117,11 +118,12 @@ class ExploitExplore(Sparsifier):
         return self.calendar.prunes(step) or self.calendar.grows(step)
 
     def observe(self) -> None:
-        """Accumulate the criterion, where it will be asked."""
+        """Look at the criterion, where it will be asked. It counts with the step: one that overflows is skipped."""
+        self._seen = None
         if self.stage == "estimate":
-            self._accumulate(self.criterion)
+            self._seen = self._scored(self.criterion)
         elif self.exploring or self._asked_at_rest:
-            self._accumulate(self.growth_criterion)
+            self._seen = self._scored(self.growth_criterion)
 
     def mask_gradients(self) -> None:
         if self._exploration is None:
@@ -140,6 +142,11 @@ class ExploitExplore(Sparsifier):
             self._exploration.after_step()
 
     def stepped(self) -> None:
+        if self._seen is not None:
+            criterion, scores = self._seen
+            for name, each in scores.items():
+                criterion.take(name, each)
+            self._seen = None
         super().stepped()
         if self.calendar.enters(self.steps_done):
             self._wake()
@@ -218,13 +225,15 @@ class ExploitExplore(Sparsifier):
         """Whether, for want of an exploration, the coming step's gradients alone say what resting weights are worth."""
         return not self.calendar.explore and self.calendar.grows(self.steps_done + 1)
 
-    def _accumulate(self, criterion: Mean) -> None:
+    def _scored(self, criterion: Mean) -> tuple[Mean, dict[str, Tensor]]:
+        scores = {}
         for target in self.targets:
             value, grad, mask = target.parameter.detach(), target.parameter.grad, self._masks[target.name]
             if self._asked_at_rest and self.stage != "estimate":
                 value = torch.where(mask, value, self._waking(target))
             grad = torch.zeros_like(value) if grad is None else grad
-            criterion.add(Weight(target.name, value, mask, grad, self._seed_of(target.name)))
+            scores[target.name] = criterion.score(Weight(target.name, value, mask, grad, self._seed_of(target.name))).detach().clone()
+        return criterion, scores
 
     def _allotted(self, total: int, worth: Score, weights: Mapping[str, Weight]) -> dict[str, int]:
         scores = {name: self.pattern.pool(worth(weight)) for name, weight in weights.items()} if self.budget.ranks else {}

@@ -1,0 +1,83 @@
+"""The random numbers of a recording: the same in each one of a turn, and afterwards every generator goes on as if nothing had been."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+# Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
+# comparison, are there while a network is recorded.
+LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
+_KINDS = (random.Random, np.random.Generator, np.random.RandomState)
+
+
+@contextlib.contextmanager
+def same_luck(turn: int, own: list[Any]) -> Iterator[None]:
+    """While this is open, what a network draws by chance is the same in each recording of this turn; its `own` generators begin where
+    they are."""
+    python, numpy, states = random.getstate(), np.random.get_state(), [_state(each) for each in own]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(LUCKY + turn)
+        random.seed(LUCKY_PYTHON + turn)
+        np.random.seed(LUCKY_NUMPY + turn)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)
+            for each, state in zip(own, states, strict=True):
+                _restore(each, state)
+
+
+def drawn_since(own: list[Any]) -> Callable[[], bool]:
+    """Whether Python, numpy or one of its `own` generators have drawn numbers from now on, as a function to ask."""
+
+    def states() -> list[Any]:
+        return [random.getstate(), _plain(np.random.get_state(legacy=False)), *(_plain(_state(each)) for each in own)]
+
+    before = states()
+    return lambda: states() != before
+
+
+def generators_of(root: nn.Module) -> list[Any]:
+    """Generators that a network's modules keep as attributes, or their code beside its classes."""
+    found: dict[int, Any] = {}
+    beside: dict[int, dict[str, Any]] = {}
+    for module in root.modules():
+        places = [module.__dict__]
+        forward = getattr(type(module).forward, "__globals__", None)
+        if forward is not None and id(forward) not in beside and not str(forward.get("__name__")).startswith(("torch.", "fxsparse.")):
+            beside[id(forward)] = forward
+            places.append(forward)
+        for place in places:
+            of_these = (value for value in list(place.values()) if isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom))
+            found.update((id(value), value) for value in of_these)  # the system's has no state
+    return list(found.values())
+
+
+def _state(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
+
+
+def _restore(generator: Any, state: Any) -> None:
+    if isinstance(generator, np.random.Generator):
+        generator.bit_generator.state = state
+    elif isinstance(generator, random.Random):
+        generator.setstate(state)
+    else:
+        generator.set_state(state)
+
+
+def _plain(state: Any) -> Any:
+    """A state that can be compared."""
+    if isinstance(state, dict):
+        return {key: _plain(value) for key, value in state.items()}
+    return state.tobytes() if isinstance(state, np.ndarray) else state
