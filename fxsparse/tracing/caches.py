@@ -1,7 +1,9 @@
-"""Functions that remember their results (`functools.lru_cache`), while a model is traced.
+"""Functions that remember their results (`functools.lru_cache`), and tables beside classes that do so (`CACHE[shape] = table`), while a model
+is traced.
 
 Libraries ask such functions about shapes. An answer from another run, or from another tensor of the same shape, knows nothing of where the
-sizes come from now: it would bake them, or carry another graph's into this one. A tensor that was remembered comes from nowhere.
+sizes come from now: it would bake them, or carry another graph's into this one. A tensor that was remembered comes from nowhere, and one
+that a recording leaves in a table is on meta, of no use to the user's own model.
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ from fxsparse.tracing.numbers import Traced
 CELL = "cell_contents"
 _Cached = functools._lru_cache_wrapper
 _FOREIGN = {*sys.stdlib_module_names, "numpy", "scipy", "sympy", "torch", "networkx", "fxsparse"}  # large, and not asked about shapes
-_seen: dict[str, tuple[ModuleType, int, list[str]]] = {}  # module -> how many names it had, and those of cached functions
+_seen: dict[str, tuple[ModuleType, int, list[str], list[str]]] = {}  # module -> how many names it had, those of cached functions, of tables
 
 
 @contextlib.contextmanager
 def uncached(root: nn.Module) -> Iterator[None]:
-    """While this is open, cached functions of modules and of the network's classes compute what depends on traced sizes."""
+    """While this is open, cached functions of modules and of the network's classes compute what depends on traced sizes; afterwards
+    tables have forgotten its tensors."""
     replaced: list[tuple[Any, str, Any]] = []
+    tables = [(table, len(table)) for table in _tables(root)]
     try:
         for owner, name in [*_in_modules(), *_in_classes(root)]:
             cached = owner.cell_contents if name == CELL else vars(owner)[name]
@@ -38,28 +42,70 @@ def uncached(root: nn.Module) -> Iterator[None]:
     finally:
         for owner, name, cached in reversed(replaced):  # one may have two names
             setattr(owner, name, cached)
+        for table, length in tables:
+            if len(table) > length:
+                _forget(table, length)
+
+
+@functools.lru_cache(maxsize=1)
+def _own_modules(count: int) -> list[tuple[str, ModuleType]]:
+    """Those that may belong to a user's code, as long as no more are imported."""
+    found = list(sys.modules.items())
+    return [(key, each) for key, each in found if key.partition(".")[0] not in _FOREIGN and isinstance(each, ModuleType)]
+
+
+def _modules() -> Iterator[tuple[ModuleType, list[str], list[str]]]:
+    """Each module of a user's code, with the names of its cached functions and of its tables."""
+    for key, module in _own_modules(len(sys.modules)):
+        known = _seen.get(key)
+        if known is None or known[0] is not module or known[1] != len(vars(module)):
+            values = list(vars(module).items())
+            cached, tables = ([name for name, value in values if isinstance(value, kind)] for kind in (_Cached, (dict, list)))
+            known = _seen[key] = (module, len(vars(module)), cached, [name for name in tables if not name.startswith("__")])
+        if known[2] or known[3]:
+            yield module, known[2], known[3]
 
 
 def _in_modules() -> Iterator[tuple[Any, str]]:
-    for key, module in list(sys.modules.items()):
-        if key.partition(".")[0] in _FOREIGN or not isinstance(module, ModuleType):
-            continue
-        known = _seen.get(key)
-        if known is None or known[0] is not module or known[1] != len(vars(module)):
-            names = [name for name, value in list(vars(module).items()) if isinstance(value, _Cached)]
-            known = _seen[key] = (module, len(vars(module)), names)
-        yield from ((module, name) for name in known[2] if isinstance(vars(module).get(name), _Cached))
+    for module, cached, _ in _modules():
+        yield from ((module, name) for name in cached if isinstance(vars(module).get(name), _Cached))
+
+
+def _classes(root: nn.Module) -> Iterator[type]:
+    classes = {cls for module in root.modules() for cls in type(module).__mro__}
+    return (cls for cls in classes if cls.__module__.partition(".")[0] not in _FOREIGN)
 
 
 def _in_classes(root: nn.Module) -> Iterator[tuple[Any, str]]:
-    classes = {cls for module in root.modules() for cls in type(module).__mro__}
-    for cls in classes:
-        if cls.__module__.partition(".")[0] not in _FOREIGN:
-            for name, value in list(vars(cls).items()):
-                if isinstance(value, _Cached):
-                    yield cls, name
-                closure = getattr(getattr(value, "__func__", value), "__closure__", None) or ()
-                yield from ((cell, CELL) for cell in closure if isinstance(_content(cell), _Cached))  # behind a decorator of the library
+    for cls in _classes(root):
+        for name, value in list(vars(cls).items()):
+            if isinstance(value, _Cached):
+                yield cls, name
+            closure = getattr(getattr(value, "__func__", value), "__closure__", None) or ()
+            yield from ((cell, CELL) for cell in closure if isinstance(_content(cell), _Cached))  # behind a decorator of the library
+
+
+def _tables(root: nn.Module) -> Iterator[Any]:
+    places = [(module, names) for module, _, names in _modules()] + [(cls, list(vars(cls))) for cls in _classes(root)]
+    for place, names in places:
+        for name in names:
+            value = vars(place).get(name)
+            if isinstance(value, (dict, list)):
+                yield value
+
+
+def _forget(table: Any, length: int) -> None:
+    """What a recording put into a table, where that is of a recording's."""
+    if isinstance(table, list):
+        table[length:] = [value for value in table[length:] if not _of_a_recording(value)]
+        return
+    for key, value in list(table.items())[length:]:
+        if _of_a_recording((key, value)):
+            del table[key]
+
+
+def _of_a_recording(value: Any) -> bool:
+    return any(isinstance(leaf, Traced) or (isinstance(leaf, Tensor) and leaf.is_meta) for leaf in tree_leaves(value))
 
 
 def _content(cell: CellType) -> object:

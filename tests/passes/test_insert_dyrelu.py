@@ -123,3 +123,29 @@ def test_refuses_with_a_sentence() -> None:
         InsertDyrelu(beta=2.0)(network)
     with pytest.raises(PassError, match="has DyReLUs already; take them out with remove-dyrelu first"):
         InsertDyrelu()(InsertDyrelu()(network).network)
+
+
+class Alike(nn.Module):
+    """Names that differ in a dot alone, one that ends like a count, and noise that is there in training only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a_b, self.a = nn.Conv2d(3, 4, 1), nn.ModuleDict({"b": nn.Conv2d(4, 4, 1)})
+        self.one, self.one_2, self.noise = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1), nn.Dropout2d(0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(torch.relu(self.a["b"](torch.relu(self.a_b(x)))))
+        x = torch.relu(x) + torch.relu(1 - x)
+        x = self.one_2(x)
+        return torch.relu(self.noise(x) if self.training else x)
+
+
+def test_each_use_has_its_own_and_both_modes_the_same() -> None:
+    network = fxsparse.trace(Alike().double().eval(), torch.randn(2, 3, 4, 4, dtype=torch.float64))
+    module: nn.Module = InsertDyrelu()(network).network.module
+    made = [each for each in module.modules() if isinstance(each, DyReLU)]
+    assert len(made) == 5
+    for mode in (True, False):
+        module.train(mode).zero_grad()
+        module(torch.randn(2, 3, 4, 4, dtype=torch.float64)).sum().backward()
+        assert all(p.grad is not None for each in made for p in each.parameters())

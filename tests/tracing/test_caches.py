@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+import types
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -74,22 +75,22 @@ def test_the_caches_are_left_as_they_were() -> None:
 
 
 class Keeping(nn.Module):
-    """Keeps a size of one run for the next."""
+    """Keeps a size of one run for the next, where nobody looks for it."""
 
-    sizes: dict[str, int] = {}  # noqa: RUF012
+    sizes: ClassVar[Any] = types.SimpleNamespace()
 
     def __init__(self) -> None:
         super().__init__()
         self.fc = nn.Linear(6, 5)
 
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.sizes.setdefault("rows", x.shape[0] * 3)
+        rows = vars(self.sizes).setdefault("rows", x.shape[0] * 3)
         result: Tensor = self.fc(x).reshape(rows // 3 * 3, 5)
         return result
 
 
 def test_a_number_of_another_trace_is_a_plain_one() -> None:
-    Keeping.sizes.clear()
+    vars(Keeping.sizes).clear()
     model, x = Keeping().eval(), torch.randn(2, 3, 6)
     first = fxsparse.trace(model, x)
     second = fxsparse.trace(model, x)
@@ -129,3 +130,40 @@ def test_a_cache_behind_a_decorator_is_asked_anew_in_each_recording() -> None:
     network = fxsparse.trace(Remembering().eval(), torch.randn(2, 6))
     assert network.origin.islands == ("part",)
     assert network.group("part.0").prunable
+
+
+TABLES: dict[tuple[int, ...], Tensor] = {}
+LAST: list[Tensor] = []
+
+
+class Tabling(nn.Module):
+    """Keeps tables beside its class, in its class, and in a list."""
+
+    tables: ClassVar[dict[int, Tensor]] = {}
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.back = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.shape[0]
+        if (rows, 3) not in TABLES:
+            TABLES[rows, 3] = torch.arange(3.0, device=x.device)
+        if rows not in self.tables:
+            self.tables[rows] = torch.full((3,), 2.0, device=x.device)
+        LAST.append(x)
+        result: Tensor = self.back(self.make(x).relu()) * self.tables[rows] + TABLES[rows, 3]
+        return result
+
+
+def test_tables_forget_what_a_recording_put_there() -> None:
+    model, x = Tabling().eval(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x)
+    small = network.shrink({"make": [0, 2, 5]})
+    assert not TABLES and not Tabling.tables and not LAST
+    wanted = model(x)
+    assert len(LAST) == 1 and set(TABLES) == {(2, 3)}
+    torch.testing.assert_close(network(x), wanted)
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    torch.testing.assert_close(fxsparse.trace(model, torch.randn(2, 4))(x), wanted)
+    assert not any(each.is_meta for each in (*TABLES.values(), *LAST, *Tabling.tables.values()))

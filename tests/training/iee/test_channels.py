@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from itertools import chain, combinations
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -416,3 +416,30 @@ def test_what_the_end_keeps_is_safe_while_the_budget_comes_down(foresight: bool,
         optimizer.zero_grad()
     assert (len(sparsifier.network.living["0"]), len(sparsifier.network.living["3"])) == left
     assert sparsifier.spending(sparsifier.network, sparsifier.network.living) <= 48
+
+
+def test_a_step_that_overflows_is_none() -> None:
+    sparsifier = made(criterion="taylor", steps=12, cycles=1)
+    sparsifier.model.train()
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=10_000)
+    for step, factor in product(range(12), (float("inf"), 1.0)):
+        images, labels = batch(step)
+        sparsifier.optimizer.zero_grad()
+        scaler.scale(factor * F.cross_entropy(sparsifier.model(images), labels)).backward()
+        scaler.unscale_(sparsifier.optimizer)
+        sparsifier.clip_grad_norm_(1e9)
+        sparsifier.step(scaler=scaler)
+        scaler.update()
+    other = made(criterion="taylor", steps=12, cycles=1)
+    train(other, stop=12)
+    assert sparsifier.steps_done == 12 and sparsifier.active == other.active
+
+
+def test_units_behind_a_norm_of_all_cannot_wake_from_zero() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(nn.Sequential(nn.Linear(6, 8), nn.LayerNorm(8), nn.Linear(8, 3)), torch.randn(2, 6))
+    optimizer = torch.optim.SGD(network.module.parameters(), lr=0.01)
+    options: dict[str, Any] = {"steps": 40, "units": 0.5, "cycles": 2, "estimate": 2, "value": "zero"}
+    with pytest.raises(Error, match=r"group '0' is normalised .* cannot wake with value='zero'; give value='last', or exclude=\['0'\]"):
+        ExploitExploreChannels(network, optimizer, explore=2, **options)
+    ExploitExploreChannels(network, optimizer, explore=0, growth=0.0, **options)  # nothing wakes

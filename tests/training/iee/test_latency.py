@@ -224,3 +224,16 @@ def test_on_a_real_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert not rest and predicted > 0
     assert latency(small, small.living) == pytest.approx(measured)
     assert np.isfinite(latency.correction) and network.module.training
+
+
+def test_a_run_goes_on_by_what_its_first_process_measured() -> None:
+    whole, first = run(24), run(9)
+    network = chain()
+    optimizer = torch.optim.SGD(network.module.parameters(), lr=0.05, momentum=0.9)
+    busy = Latency(network, table(), measured=0.03, remeasure=False)  # than when the run began
+    options: dict[str, Any] = {"steps": 24, "cycles": 2, "estimate": 2, "explore": 2, "growth": 0.5, "part": 0.6}
+    later = ExploitExploreChannels(network, optimizer, spending=busy, **options)
+    later.load_state_dict(first.state_dict(), first.optimizer.state_dict())
+    run(24, later, 9)
+    assert later.whole == whole.whole
+    assert same(later.state_dict()["network"], whole.state_dict()["network"])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxsparse.errors import BudgetError, CheckpointError, Error
@@ -16,7 +17,7 @@ from fxsparse.sparsity.schedules import Linear
 from fxsparse.sparsity.scores import Mean, Weight, magnitude
 from fxsparse.training import OneShot
 from fxsparse.training.iee import PRESETS, ExploitExplore
-from tests.training.iee.small import OPTIONS, STEPS, bits, everything, network, same, sgd, train
+from tests.training.iee.small import OPTIONS, STEPS, batch, bits, everything, network, same, sgd, train
 
 
 def made(model: nn.Module | None = None, **options: Any) -> tuple[nn.Module, torch.optim.Optimizer, ExploitExplore]:
@@ -364,3 +365,58 @@ def test_a_saved_run_goes_on_as_if_nothing_had_been(stop: int) -> None:
     train(later_model, later, later_optimizer, start=stop)
     assert same(everything(later_model, later_optimizer, later), everything(*whole))
     assert later.timeline.to_dict() == whole[2].timeline.to_dict()
+
+
+class Rebinding(nn.Module):
+    """A norm that puts new tensors in place of its statistics."""
+
+    mean: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.mean = 0.9 * self.mean + 0.1 * x.detach().mean((0, 2, 3))
+        return x - self.mean[:, None, None]
+
+
+def test_statistics_that_a_module_puts_anew_are_kept_as_well() -> None:
+    changed = network()
+    changed[1] = Rebinding()
+    model, optimizer, sparsifier = made(changed)
+    prints: list[str] = []
+
+    def watch(sparsifier: ExploitExplore, step: int) -> None:
+        if sparsifier.exploring or sparsifier.calendar.grows(step + 1):
+            prints.append(digest(*model.buffers()))
+
+    train(model, sparsifier, optimizer, watch=watch)
+    each = OPTIONS["explore"] + 1
+    assert len(prints) == 2 * each and len(set(prints[:each])) == len(set(prints[each:])) == 1
+    assert prints[0] != prints[-1]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize("clip", [False, True])
+def test_a_step_that_overflows_is_none(fused: bool, clip: bool) -> None:
+    """Beside a run without any: powers of two change no bit."""
+    runs = []
+    for factors in ((1.0,), (float("inf"), 1.0)):
+        model = network()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=fused)
+        sparsifier = ExploitExplore(model, optimizer, criterion="taylor", **OPTIONS)
+        scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=10_000)
+        for step, factor in product(range(STEPS), factors):
+            images, labels = batch(step)
+            optimizer.zero_grad()
+            scaler.scale(factor * F.cross_entropy(model(images), labels)).backward()
+            if clip:
+                scaler.unscale_(optimizer)
+                sparsifier.clip_grad_norm_(0.5)
+            sparsifier.step(scaler=scaler)
+            scaler.update()
+        assert sparsifier.steps_done == STEPS
+        runs.append(([p.detach() for p in model.parameters()], dict(sparsifier.masks)))
+    assert same(*runs)
