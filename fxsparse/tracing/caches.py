@@ -1,4 +1,4 @@
-"""Functions that remember their results (`functools.lru_cache`), and tables beside classes that do so (`CACHE[shape] = table`), while a model
+"""Functions that remember their results (`functools.lru_cache`), and tables that do so (`CACHE[shape] = table`), while a model
 is traced.
 
 Libraries ask such functions about shapes. An answer from another run, or from another tensor of the same shape, knows nothing of where the
