@@ -76,6 +76,9 @@ class Kept(Mapping[str, dict[int, list[int]]]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
 
 @dataclass(frozen=True, eq=False)
 class Network:

@@ -51,6 +51,11 @@ class Group:
     reason: str
     cost: Cost
 
+    @property
+    def size(self) -> int:
+        """How many units live."""
+        return len(self.units)
+
 
 @dataclass(slots=True)
 class Structure:

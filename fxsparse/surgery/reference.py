@@ -20,6 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import VerificationError
+from fxsparse.surgery.reference_contractions import KERNELS
 from fxsparse.surgery.reference_living import Living
 from fxsparse.surgery.reference_random import drawn, draws
 from fxsparse.surgery.reference_state import randomised_state
@@ -156,7 +157,7 @@ class InDouble(TorchDispatchMode):
         return out.zero_() if func._schema.name in _UNWRITTEN else out
 
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return func(*args, **kwargs)
+        return KERNELS.get(func._schema.name, func)(*args, **kwargs)
 
 
 class _Tainted(InDouble):
@@ -194,9 +195,9 @@ class _Watch(InDouble):
     def run(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         name = func._schema.name
         if len(self.first) == 2 or name in _UNWRITTEN:
-            return func(*args, **kwargs)
+            return super().run(func, args, kwargs)
         before = _kinds((args, kwargs)) if func._schema.is_mutable else None
-        out = func(*args, **kwargs)
+        out = super().run(func, args, kwargs)
         if after := _kinds(out):
             for kind in after - (_kinds((args, kwargs)) if before is None else before):
                 module = f"in module {self.stack[-1]!r}" if self.stack and self.stack[-1] else "in the network's own forward"

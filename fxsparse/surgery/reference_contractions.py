@@ -88,11 +88,24 @@ def _distances(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
     return made.masked_fill(gone.all(-1, keepdim=True), math.nan)
 
 
+def grouped_product(rows: Tensor, experts: Tensor, offsets: Tensor, *rest: Any) -> Tensor:
+    """Rows times the matrix that they are dealt to."""
+    made = rows.new_zeros(len(rows), experts.shape[-1])
+    start = 0
+    for expert, end in zip(experts, offsets.tolist(), strict=True):
+        made[start:end] = rows[start:end] @ expert
+        start = end
+    return made
+
+
+KERNELS: Mapping[str, Callable[..., Any]] = {"aten::_grouped_mm": grouped_product}  # those of float64 that torch does not have
+
 CONTRACTIONS: Mapping[str, Handler] = {
     "aten::_cdist_forward": _distances,
     "aten::_embedding_bag": _embedding_bag,
     "aten::_embedding_bag_forward_only": _embedding_bag,
     "aten::_euclidean_dist": _distances,
+    "aten::_grouped_mm": _plain(grouped_product),
     "aten::_trilinear": _plain(aten._trilinear, operands=3),
     "aten::addbmm": _added(lambda a, b: aten.bmm(a, b).sum(0)),
     "aten::addbmm_": _added(lambda a, b: aten.bmm(a, b).sum(0)),
@@ -110,4 +123,5 @@ CONTRACTIONS: Mapping[str, Handler] = {
     "aten::mm": _plain(aten.mm),
     "aten::mv": _plain(aten.mv),
     "aten::vdot": _plain(aten.vdot),
+    "transformers::grouped_mm_fallback": _plain(grouped_product),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fxsparse.surgery.reference_contractions import CONTRACTIONS, Handler
+from fxsparse.surgery.reference_contractions import CONTRACTIONS, KERNELS, Handler
 from fxsparse.surgery.reference_statistics import STATISTICS
 
 # Element by element, though torch does not tag them as pointwise. `copy` is not here: what it overwrites may have been missing.
@@ -38,14 +38,15 @@ class Living:
         leaves = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         nans = [gone for leaf in leaves if (gone := _nans(leaf)) is not None]
         flags = [self.flags[leaf] for leaf in leaves if leaf in self.flags] if len(self.flags) else []
+        run = KERNELS.get(func._schema.name, func)
         if not nans and not flags:
-            return func(*args, **kwargs)
+            return run(*args, **kwargs)
         handler = _HANDLERS.get(func._schema.name)
         if nans and handler is not None:
             return handler(func, args, kwargs)
-        if _is_elementwise(func):
+        if _is_elementwise(func) or _is_masked_fill(func, args):
             return self._elementwise(func, args, kwargs, [*nans, *flags])
-        out = func(*args, **kwargs)
+        out = run(*args, **kwargs)
         if flags and func.is_view and isinstance(out, Tensor):
             self.flags[out] = func(flags[0], *args[1:], **kwargs)
         return out
@@ -92,6 +93,14 @@ def _is_elementwise(func: Any) -> bool:
         return True
     packet = getattr(torch.ops.aten, base, None)
     return packet is not None and any(torch.Tag.pointwise in getattr(packet, overload).tags for overload in packet.overloads())
+
+
+def _is_masked_fill(func: Any, args: tuple[Any, ...]) -> bool:
+    """y[y < 0] = 0"""
+    if not func._schema.name.startswith(("aten::index_put", "aten::_index_put_impl", "aten::_unsafe_index_put")):
+        return False
+    x, indices, values = args[:3]
+    return len(indices) == 1 and indices[0].dtype == torch.bool and indices[0].dim() == x.dim() and values.numel() == 1
 
 
 def _constant_pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

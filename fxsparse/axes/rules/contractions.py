@@ -58,6 +58,19 @@ def dot(site: Site) -> None:
     apply_spec(site, "(i), (i) -> ()", site.tensors)
 
 
+@contractions.rule(
+    "aten._grouped_mm", "transformers.grouped_mm_fallback", text="(s, i), (e!, i, o), (e!) -> (s, o)  rows are dealt out among matrices"
+)
+def grouped_mm(site: Site) -> None:
+    """Matrix products of experts: rows in the order of the experts that they go to, and the offsets at which each one's end."""
+    rows, experts, *rest = site.tensors
+    if [len(site.shape(each)) for each in (rows, experts)] != [2, 3] or len(rest) != 1:
+        raise NotImplementedError("a grouped product is followed where rows meet a stack of matrices, without a bias")
+    bound = apply_spec(site, "(s, i), (e, i, o), (e) -> (s, o)", [rows, experts, *rest])
+    site.freeze(bound["e"], "tells experts apart")
+    macs(site, bound["s"], bound["i"], bound["o"])
+
+
 def _add_bias(site: Site) -> None:
     bias = site.axes("self")
     if bias and site.is_weight(site.arg("self")):
@@ -118,15 +131,17 @@ LETTERS = ("x", "y", "z")
     "aten.convolution",
     "aten._convolution",
     "aten.convolution_overrideable",
-    text="(b, g·i, x!), (g·o, i, k!), (g·o) -> (b, g·o, u)   transposed: (b, g·i, x!), (g·i, o, k!), (g·o) -> (b, g·o, u)",
+    text="(b, g·i, x!), (g·o, i, k!), (g·o) -> (b, g·o, u)   transposed: (b, g·i, x!), (g·i, o, k!), (g·o) -> (b, g·o, u)   "
+    "x -> x for a kernel of one",
 )
 def convolution(site: Site) -> None:
     """1 to 3 dimensions, strided, dilated, grouped, transposed, with or without batch."""
     groups = site.arg("groups")
     n = len(site.shape("weight")) - 2
-    positions = "".join(f", {letter}!" for letter in LETTERS[:n])
+    alone = _one_place(site, n)
+    positions = "".join(f", {letter}" if one else f", {letter}!" for letter, one in zip(LETTERS, alone, strict=False))
     kernel = "".join(f", k{letter}!" for letter in LETTERS[:n])
-    made = "".join(f", u{letter}" for letter in LETTERS[:n])
+    made = "".join(f", {letter}" if one else f", u{letter}" for letter, one in zip(LETTERS, alone, strict=False))
     # A plain convolution has no group axis at all; a depthwise one has i = 1, so that only the group and the multiplier are left.
     g = "g·" if groups > 1 else ""
     weight = f"({g}i, o{kernel})" if site.arg("transposed") else f"({g}o, i{kernel})"
@@ -156,6 +171,21 @@ def convolution(site: Site) -> None:
             *site.results[0][2:],
             *(bound[f"k{letter}"] for letter in LETTERS[:n]),
         )
+
+
+def _one_place(site: Site, n: int) -> list[bool]:
+    """For each dimension whether every place is made of the one place before it: such a convolution is a matrix product at each of them."""
+
+    def each(name: str) -> list[int]:
+        given = list(site.arg(name))
+        return given * n if len(given) == 1 else given
+
+    return [
+        kernel == stride == 1 and not padding and not more
+        for kernel, stride, padding, more in zip(
+            site.shape("weight")[2:], each("stride"), each("padding"), each("output_padding"), strict=True
+        )
+    ]
 
 
 @contractions.rule(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, dim_of
-from fxsparse.axes.spec import apply_spec
+from fxsparse.axes.spec import apply_spec, unify_aligned
 from fxsparse.axes.table import Family, aten
 from fxsparse.tracing.tape import Ref
 
@@ -72,8 +74,13 @@ def _looked_up(site: Site, axes: list[Axis]) -> tuple[list[Axis], list[Axis], in
 
 @indexing.rule(*aten("index_put index_put_ _index_put_impl_ _unsafe_index_put"), text="(i!, a), indices, (…, a) -> (i, a)")
 def index_put(site: Site) -> None:
-    """Values go where the indices say; along axes that are not indexed, entries of the same position meet."""
+    """Values go where the indices say; along axes that are not indexed, entries of the same position meet. One value for all that a mask
+    marks is element-wise."""
     axes, values = site.axes("self"), site.axes("values")
+    mask = _whole_mask(site)
+    if mask is not None and math.prod(map(size, values)) == 1:  # y[y < 0] = 0
+        site.give(unify_aligned(site, axes, site.axes(mask)))
+        return
     before, after, _ = _looked_up(site, axes)
     for back, value in enumerate(reversed(values)):
         if back < len(after):
@@ -85,6 +92,14 @@ def index_put(site: Site) -> None:
                 site.freeze(axis, "is written by it")
     site.touch(*axes)
     site.give(axes)
+
+
+def _whole_mask(site: Site) -> Ref | None:
+    """The index, where it is nothing but one mask that speaks of each element."""
+    indices = site.arg("indices")
+    mask = indices[0] if len(indices) == 1 else None
+    whole = isinstance(mask, Ref) and len(site.shape(mask)) == len(site.shape("self")) == _mask_width(site, mask) > 0
+    return mask if whole else None
 
 
 def _mask_width(site: Site, ref: Ref) -> int:
