@@ -10,11 +10,10 @@ from torch import Tensor, fx, nn
 
 from fxsparse.axes.reader import Reading
 from fxsparse.passes.constants.walk import memory_of, written
-from fxsparse.surgery.graphs import Place
-from fxsparse.tracing.tape import Mode, Ref
+from fxsparse.surgery.graphs import Place, Where, locator
+from fxsparse.tracing.tape import Ref
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
-Where = tuple[Mode, str, str]  # mode, the graph's owner, node
 _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
 
 
@@ -49,7 +48,7 @@ class Site:
 
     @property
     def where(self) -> Where:
-        return (self.place.mode, self.place.prefix, self.node.name)
+        return self.place.where(self.node)
 
 
 def argument(node: fx.Node, position: int, name: str, default: object = None) -> object:
@@ -112,13 +111,14 @@ def _attribute(place: Place, target: str) -> object:
     return known if known is not None else owner._buffers.get(name)
 
 
-def uses(reading: Reading) -> dict[str, set[Where]]:
+def uses(reading: Reading, module: nn.Module) -> dict[str, set[Where]]:
     """Every name of every tensor -> the nodes whose calls read or write it; code outside of graphs is the node ""."""
     found: dict[str, set[Where]] = {}
+    locate = locator(module)
     for each in reading.tapes:
         tape = each.tape
         for call in tape.calls:
-            where = (tape.mode, call.owner.graph or "", call.owner.node or "")
+            where = locate(tape, call)
             for ref in call.reads:
                 key = tape.values[ref.id].key
                 if key is not None:
@@ -128,24 +128,26 @@ def uses(reading: Reading) -> dict[str, set[Where]]:
     return found
 
 
-def ranks(reading: Reading) -> dict[Where, int]:
+def ranks(reading: Reading, module: nn.Module) -> dict[Where, int]:
     """Each node that normalises a batch -> the number of axes of its input."""
     found: dict[Where, int] = {}
+    locate = locator(module)
     for each in reading.tapes:
         tape = each.tape
         for call in tape.calls:
             if "batch_norm" in call.name and isinstance(call.args[0], Ref):
-                found[tape.mode, call.owner.graph or "", call.owner.node or ""] = len(tape.shape(call.args[0]))
+                found[locate(tape, call)] = len(tape.shape(call.args[0]))
     return found
 
 
-def overwritten(reading: Reading) -> set[Where]:
+def overwritten(reading: Reading, module: nn.Module) -> set[Where]:
     """Nodes that normalise what is written to in place later on: a layer that reads it directly would read something else."""
     found: set[Where] = set()
+    locate = locator(module)
     for each in reading.tapes:
         tape, memory, later = each.tape, memory_of(each.tape), set[int]()
         for call in reversed(tape.calls):
             if "batch_norm" in call.name and isinstance(call.args[0], Ref) and memory[call.args[0].id] in later:
-                found.add((tape.mode, call.owner.graph or "", call.owner.node or ""))
+                found.add(locate(tape, call))
             later |= {memory[ref.id] for ref in written(call)}
     return found

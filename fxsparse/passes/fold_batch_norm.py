@@ -11,11 +11,11 @@ from torch import fx, nn
 
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
-from fxsparse.passes.batch_norms import Norm, Site, Where, is_batch_norm, overwritten, ranks, read_norm, uses
+from fxsparse.passes.batch_norms import Norm, Site, is_batch_norm, overwritten, ranks, read_norm, uses
 from fxsparse.passes.equality import require_same_function
 from fxsparse.passes.folding import Fold, fold_all, rewire
 from fxsparse.passes.layer_calls import Layer, input_of, layer_of
-from fxsparse.surgery.graphs import Place, graphs
+from fxsparse.surgery.graphs import Place, Where, graphs
 from fxsparse.tracing.copies import copy_with, names_of
 
 
@@ -72,9 +72,9 @@ class _Planner:
         reading = network.origin.structure.reading
         self.module = scratch
         self.names = names_of(scratch)
-        self.uses = uses(reading)
-        self.ranks = ranks(reading)
-        self.overwritten = overwritten(reading)
+        self.uses = uses(reading, scratch)
+        self.ranks = ranks(reading, scratch)
+        self.overwritten = overwritten(reading, scratch)
         self.aliases = {*reading.aliases, *reading.aliases.values()}
 
     def sweep(self, exclude: Sequence[str]) -> tuple[list[Fold], list[str]]:
@@ -153,7 +153,7 @@ class _Planner:
         why = _watched(self.module.get_submodule(layer.name)) if layer.module else None
         if why is not None:
             return f"{layer.name}: {why}"
-        return self.private(layer.keys, {(place.mode, place.prefix, node.name) for place, node in calls}) or layer
+        return self.private(layer.keys, {place.where(node) for place, node in calls}) or layer
 
     def no_layer(self, place: Place, node: fx.Node | None) -> str | None:
         """Why a norm cannot go into what this node calls, if it is no layer at all."""

@@ -12,10 +12,9 @@ from torch import fx, nn
 from fxsparse.axes.reader import Reading
 from fxsparse.network import Network
 from fxsparse.passes.base import Context, Pass, PassResult
-from fxsparse.passes.batch_norms import Where
 from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
-from fxsparse.surgery.graphs import Place, graphs
+from fxsparse.surgery.graphs import Place, Where, graphs, locator
 from fxsparse.tracing.copies import copy_with
 from fxsparse.tracing.loops import HOLDS
 
@@ -54,7 +53,7 @@ class Simplify(Pass):
 
 def _simplify(module: nn.Module, reading: Reading) -> list[str]:
     """Change the graphs; a note for each that has changed."""
-    effects = _Effects.of(reading)
+    effects = _Effects.of(reading, module)
     notes = []
     for place in graphs(module):
         idle = _bypass_identities(place)
@@ -73,30 +72,29 @@ class _Effects:
     calls: set[Where] = field(default_factory=set)  # does any work; other nodes hand on what they get
     writes: set[Where] = field(default_factory=set)  # changes memory that was there before
     random: set[Where] = field(default_factory=set)  # gives something else each time, or counts its calls
+    trained: set[Where] = field(default_factory=set)  # of these, those that do so in train mode
     touched: set[Where] = field(default_factory=set)  # reads or makes memory that is written to at some time
 
     @classmethod
-    def of(cls, reading: Reading) -> _Effects:
-        found = cls()
+    def of(cls, reading: Reading, module: nn.Module) -> _Effects:
+        found, locate = cls(), locator(module)
         for each in reading.tapes:
             tape = each.tape
             memory = memory_of(tape)
             changed = {memory[ref.id] for call in tape.calls for ref in written(call)}
             for call in tape.calls:
-                where = (tape.mode, call.owner.graph or "", call.owner.node or "")
+                where = locate(tape, call)
                 found.calls.add(where)
                 if any(True for _ in written(call)):
                     found.writes.add(where)
                 counts = tape.mode == "train" and "batch_norm" in call.name
                 if torch.Tag.nondeterministic_seeded in call.op.tags or counts:
                     found.random.add(where)
+                    if tape.mode == "train":
+                        found.trained.add(where)
                 if any(memory[ref.id] in changed for ref in (*call.reads, *call.makes)):
                     found.touched.add(where)
         return found
-
-
-def _where(place: Place, node: fx.Node) -> Where:
-    return (place.mode, place.prefix, node.name)
 
 
 def _hooked(place: Place, node: fx.Node) -> bool:
@@ -122,7 +120,7 @@ def _merge(place: Place, effects: _Effects) -> int:
     for node in list(place.graph.nodes):
         if node.op in ("placeholder", "output"):
             continue
-        where = _where(place, node)
+        where = place.where(node)
         hands_on = where not in effects.calls and not (node.op == "call_method" and node.target == "size")
         if where in effects.touched or (hands_on and any(each in touched for each in node.all_input_nodes)):
             touched.add(node)
@@ -158,8 +156,8 @@ def _drop_dead(place: Place, effects: _Effects) -> int:
     count = 0
     for node in reversed(list(place.graph.nodes)):
         pure = node.op not in ("placeholder", "output") and node.target not in (setattr, *HOLDS) and not _hooked(place, node)
-        counts = _where(place, node) in effects.random and place.mode == "train"
-        if pure and not node.users and _where(place, node) not in effects.writes and not counts:
+        counts = place.where(node) in effects.trained
+        if pure and not node.users and place.where(node) not in effects.writes and not counts:
             place.graph.erase_node(node)
             count += 1
     return count

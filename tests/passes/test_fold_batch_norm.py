@@ -302,3 +302,21 @@ def test_random_networks_compute_the_same(network: RandomNetwork, seed: int) -> 
         for a, b in zip(tree_leaves(model(*args, **kwargs)), tree_leaves(result.network(*args, **kwargs)), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
     assert len(result.notes) >= sum(isinstance(m, nn.modules.batchnorm._BatchNorm) for m in result.network.module.modules())
+
+
+def test_parts_inside_plain_python_fold_though_train_mode_runs_them_as_well() -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        y: Tensor = net.stem(x)
+        result: Tensor = net.stage(y) + y if bool(y.sum() > 0) else net.stage(y)
+        return result
+
+    def part(inputs: int) -> nn.Sequential:
+        return nn.Sequential(nn.Conv2d(inputs, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())
+
+    network = made(Net(forward, stem=part(3), stage=part(4)), 2, 3, 6, 6)
+    assert {each.tape.mode for each in network.origin.structure.reading.tapes} == {"eval", "train"}
+    result = FoldBatchNorm()(network)
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in result.network.module.modules())
+    for scale in (1.0, -1.0):
+        x = scale * torch.rand(2, 3, 6, 6, dtype=torch.float64)
+        torch.testing.assert_close(result.network(x), network(x))

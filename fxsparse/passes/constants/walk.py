@@ -11,7 +11,7 @@ from torch import Tensor, fx, nn
 from fxsparse.passes.constants.rules import transfer
 from fxsparse.passes.constants.step import Step
 from fxsparse.passes.constants.values import Known, certain, unknown
-from fxsparse.surgery.graphs import graphs
+from fxsparse.surgery.graphs import Where, all_graphs, locator
 from fxsparse.tracing.tape import Call, Ref, Tape
 
 _RENAMES = {"aten.as_strided_"}  # written as if it changed its argument; only strides do
@@ -24,7 +24,7 @@ class Walk:
     tape: Tape
     tensors: Mapping[str, Tensor]  # by first name, in the shapes of the tape
     new_biases: Mapping[str, Tensor]  # module -> the bias that it is about to get
-    sized_nodes: frozenset[tuple[str, str, str]]  # mode, graph, node: calls with numbers that were computed from sizes
+    sized: Callable[[Tape, Call], bool]  # made by a node that takes numbers which were computed from sizes
 
     def steps(self) -> Iterator[Step]:
         """Every call with what is known of its arguments before it runs."""
@@ -52,7 +52,7 @@ class Walk:
     def _sized(self, call: Call) -> bool:
         if call.owner.node is None:  # plain Python: its numbers come from anywhere
             return any(isinstance(a, float) or type(a) is int for a in call.args)
-        return (self.tape.mode, call.owner.graph or "", call.owner.node) in self.sized_nodes
+        return self.sized(self.tape, call)
 
     def _bias(self, call: Call) -> Tensor | None:
         return self.new_biases.get(call.owner.module) if call.name in ("aten.convolution", "aten.mm") else None
@@ -76,10 +76,10 @@ def memory_of(tape: Tape) -> list[int]:
     return roots
 
 
-def sized_nodes(module: nn.Module) -> frozenset[tuple[str, str, str]]:
-    """Nodes that take a number which was computed from sizes."""
-    found: set[tuple[str, str, str]] = set()
-    for place in graphs(module):
+def sized(module: nn.Module) -> Callable[[Tape, Call], bool]:
+    """Tells which calls are made by nodes that take a number which was computed from sizes."""
+    found: set[Where] = set()
+    for place in all_graphs(module):
         numbers: set[fx.Node] = set()
         for node in place.graph.nodes:
             inputs = node.all_input_nodes
@@ -87,8 +87,9 @@ def sized_nodes(module: nn.Module) -> frozenset[tuple[str, str, str]]:
             if counts or (node.op == "call_method" and node.target == "size"):
                 numbers.add(node)
             elif any(each in numbers for each in inputs):
-                found.add((place.mode, place.prefix, node.name))
-    return frozenset(found)
+                found.add(place.where(node))
+    locate = locator(module)
+    return lambda tape, call: locate(tape, call) in found
 
 
 def _is_arithmetic(target: Callable[..., object] | str) -> bool:

@@ -6,7 +6,7 @@ channels does something of it stay, so only these calls are looked at. A call th
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,7 @@ from fxsparse.passes.constants.walk import Walk
 from fxsparse.passes.dead.bias_places import Bias, BiasPlaces, Sources
 from fxsparse.passes.dead.carriers import settle_padded
 from fxsparse.passes.dead.findings import Findings, Padded, Share, settle
-from fxsparse.tracing.tape import Ref
+from fxsparse.tracing.tape import Call, Ref, Tape
 
 # Channel by channel; where one of these looks along an axis, its rule protects that axis, or says that it takes statistics of it.
 BY_CHANNEL = {*pointwise.rules, *movement.rules, *slicing.rules, *creation.rules, *windows.rules, *indexing.rules, *reductions.rules}
@@ -46,7 +46,7 @@ class Analysis:
 
     structure: Structure
     skeleton: nn.Module
-    sized: frozenset[tuple[str, str, str]]
+    sized: Callable[[Tape, Call], bool]
 
     def __post_init__(self) -> None:
         self.places = BiasPlaces(self.structure.reading, self.skeleton)

@@ -12,7 +12,7 @@ from torch import Tensor
 from fxsparse.axes.factors import Bools
 from fxsparse.errors import PlanError
 from fxsparse.network import Network
-from fxsparse.passes.constants.walk import sized_nodes
+from fxsparse.passes.constants.walk import sized
 from fxsparse.passes.dead.analysis import Analysis
 from fxsparse.passes.dead.carriers import Move, carrier, moves
 from fxsparse.passes.dead.findings import Findings
@@ -52,7 +52,7 @@ class Search:
         return made
 
     def run(self) -> None:
-        analysis = Analysis(self.structure, self.network.origin.skeleton, sized_nodes(self.network.origin.skeleton))
+        analysis = Analysis(self.structure, self.network.origin.skeleton, sized(self.network.origin.skeleton))
         while True:
             self.findings = analysis.look(self.tensors, self.new_biases)
             chosen = self._feasible(self._dead(self.findings))

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 import fxsparse
 from fxsparse.passes.constants.values import Known, certain, product, reshaped, uniform, unknown
-from fxsparse.passes.constants.walk import Walk, sized_nodes
+from fxsparse.passes.constants.walk import Walk, sized
 from fxsparse.tracing.tape import Call, Ref
 from tests.networks.random_networks import RandomNetwork, networks
 from tests.networks.randomise import randomise
@@ -57,7 +57,7 @@ def compare(model: nn.Module, args: Any, kwargs: Any, inputs: list[list[Tensor]]
     for given_inputs in inputs:
         values = {ref.id: t.clone() for ref, t in zip(tape.inputs, given_inputs, strict=True)}
         values |= {value.id: tensors[value.key].clone() for value in tape.values if value.key is not None}
-        for step in Walk(tape, tensors, {}, sized_nodes(network.module)).steps():
+        for step in Walk(tape, tensors, {}, sized(network.module)).steps():
             for ref in step.tensors:
                 value = tape.values[ref.id]
                 if ref.id in values and value.key is None and step.look(ref).known.any():
