@@ -89,6 +89,10 @@ class _Solver:
         for atoms, _ in algebra.freezes:
             self.frozen_atoms[atoms] = True
         self.news = True
+        self.joined = 0  # so many equalities are in the classes
+        self.class_of: Atoms = np.zeros(0, dtype=np.int64)
+        self.frozen: Bools = np.zeros(0, dtype=bool)
+        self.grids: dict[int, tuple[Product, tuple[Atoms, ...]]] = {}  # by the product's identity
 
     def equal(self, a: Atoms, b: Atoms) -> None:
         different = self.class_of[a] != self.class_of[b]
@@ -106,9 +110,17 @@ class _Solver:
             self.news = True
 
     def components(self) -> None:
-        """Classes are numbered by their first atoms."""
-        count, self.class_of = connected(self.left, self.right, self.atom_count)
-        self.frozen: Bools = np.zeros(count, dtype=bool)
+        """Join the classes that new equalities make one. They are numbered by their first atoms."""
+        known, new_atoms = len(self.class_of), self.atom_count - len(self.class_of)
+        if self.joined == len(self.left) and not new_atoms:  # the news are freezes, which `frozen` knows
+            return
+        count = len(self.frozen) + new_atoms
+        before = np.concatenate([self.class_of, np.arange(len(self.frozen), count)]) if known else None
+        left, right = ([each if before is None else before[each] for each in side[self.joined :]] for side in (self.left, self.right))
+        count, found = connected(left, right, count)
+        self.class_of = found if before is None else found[before]
+        self.joined = len(self.left)
+        self.frozen = np.zeros(count, dtype=bool)
         self.frozen[self.class_of[self.frozen_atoms]] = True
 
     def run(self) -> Solution:
@@ -126,9 +138,11 @@ class _Solver:
         return self.conclude()
 
     def written_out(self, product: Product) -> tuple[Atoms, ...]:
-        shape = [len(part) for part in product.parts]
-        grids = np.meshgrid(*product.parts, indexing="ij") if len(shape) > 1 else [product.parts[0]]
-        return tuple(grid.reshape(-1) for grid in grids)
+        known = self.grids.get(id(product))
+        if known is None:
+            grids = np.meshgrid(*product.parts, indexing="ij") if len(product.parts) > 1 else [product.parts[0]]
+            known = self.grids[id(product)] = (product, tuple(grid.reshape(-1) for grid in grids))
+        return known[1]
 
     def propagate(self) -> None:
         """Freezes go through products both ways; where all parts but one are frozen, the whole is that part."""
@@ -241,11 +255,12 @@ class _Solver:
         reasons = [reason for _, reason in self.freezes]
         indirect = np.array([reason in (WHOLE, PARTS) for reason in reasons] + [True])  # the last one is for those without a reason
         numbers: dict[tuple[int, int], int] = {}
-        for classes, others in self.made_together() if indirect[:-1].any() else ():
-            blind = (why[classes] >= 0) & indirect[why[classes]] & ~indirect[why[others]]
-            led = classes[blind]
+        blind, sees = (why >= 0) & indirect[why], ~indirect[why]
+        for classes, others in self.made_together() if blind.any() else ():
+            chosen = blind[classes] & sees[others]
+            led = classes[chosen]
             first, of_first = _numbered(why[led])
-            second, of_second = _numbered(why[others[blind]])
+            second, of_second = _numbered(why[others[chosen]])
             pairs, of_pair = _numbered(of_first * max(1, len(second)) + of_second)
             made = np.zeros(len(pairs), dtype=why.dtype)
             for at, pair in enumerate(pairs.tolist()):
@@ -256,6 +271,7 @@ class _Solver:
                     indirect = np.insert(indirect, -1, False)
                 made[at] = numbers[a, b]
             why[led[::-1]] = made[of_pair][::-1]  # the first of several is kept
+            blind[led], sees[led] = False, True
         return tuple(reasons)
 
     def made_together(self) -> Iterator[tuple[Atoms, Atoms]]:
