@@ -13,6 +13,7 @@ from fxsparse.channels.costs import network_macs, network_parameters
 from fxsparse.channels.groups import Group
 from fxsparse.channels.view import write
 from fxsparse.network import Network
+from fxsparse.report.graph_file import svg
 from fxsparse.tools.console import plain
 from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
 from fxsparse.tools.outputs import whole_file
@@ -26,7 +27,7 @@ def inspect(
     saved: Saved = None,
     shape: Shape = None,
     graph: Annotated[
-        Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot, or .svg (with Graphviz).")
+        Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot or .svg; .pdf and .png with Graphviz.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show protected kernel positions as well.")] = False,
     as_json: Json = False,
@@ -43,7 +44,10 @@ def inspect(
     network = traced(model, weights, shape, threads, saved)
     if graph is not None:
         with whole_file(graph) as draft:
-            write(network.to_networkx(), draft)
+            if graph.suffix.lower() == ".svg":
+                draft.write_text(svg(model, network), encoding="utf-8")
+            else:
+                write(network.to_networkx(), draft)
     if as_json:
         typer.echo(json.dumps(summary(model, network), indent=1))
     else:

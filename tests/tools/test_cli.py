@@ -25,6 +25,12 @@ def test_inspect_as_json_and_graph(tmp_path: Path) -> None:
     assert (tmp_path / "graph.graphml").read_text().startswith("<?xml")
 
 
+def test_inspect_draws_without_other_programs(tmp_path: Path) -> None:
+    done = run("inspect", "fxsparse:resnet20", "--graph", "groups.svg", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "<title>layer1.0.conv1</title>" in (tmp_path / "groups.svg").read_text()
+
+
 def test_inspect_for_people(tmp_path: Path) -> None:
     done = run("inspect", "fxsparse:resnet20", cwd=tmp_path)
     assert done.returncode == 0 and "layer1.0.conv1" in done.stdout and "the network's output" in done.stdout and "\x1b[" not in done.stdout
