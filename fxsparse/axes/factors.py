@@ -80,6 +80,7 @@ class Algebra:
         self.merges: list[Product] = []
         self.labels: list[tuple[Atoms, str]] = []
         self.left_out: list[tuple[Factor, Bools]] = []  # what slices did not take
+        self.met: list[tuple[Factor, Factor]] = []  # free factors, and what they were found equal to
         self.factors: list[Factor] = []
         self._interned: dict[bytes, Factor] = {}
         self._splits: dict[tuple[int, tuple[int, ...]], Split] = {}
@@ -163,6 +164,7 @@ class Algebra:
             return
         if a.atoms is None or b.atoms is None:
             self.freeze((a, b), a.reason or b.reason)
+            self.met.append((a, b) if a.free else (b, a))
             return
         self.touch((a, b))
         self.equalities.append((a.atoms, b.atoms))

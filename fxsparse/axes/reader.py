@@ -17,6 +17,7 @@ import torch
 from fxsparse.axes.factors import Algebra, Atoms, Axis, Factor, size
 from fxsparse.axes.loose import bind_what_cannot_be_gathered
 from fxsparse.axes.rules import RULES
+from fxsparse.axes.rules.creation import UNREAD
 from fxsparse.axes.rules.movement import movement
 from fxsparse.axes.rules.pointwise import TEXT as POINTWISE_TEXT
 from fxsparse.axes.rules.pointwise import elementwise
@@ -152,7 +153,7 @@ class _TapeReader:
         self.write(call, site, tensors)
 
     def write(self, call: Call, site: Site, tensors: tuple[Ref, ...]) -> None:
-        only_weights = bool(tensors) and all(ref.id in self.result.weights for ref in tensors)
+        only_weights = bool(tensors) and call.name not in UNREAD and all(ref.id in self.result.weights for ref in tensors)
         for index, ref in enumerate(call.results):
             if not isinstance(ref, Ref):
                 continue
@@ -293,13 +294,11 @@ def _protect_branches(reading: TapeReading, algebra: Algebra, why: str) -> None:
     """Python code that was not traced may hold branches that the recorded run did not take, and any value that it has in its hands may go
     there. Where a tensor waits unused, it may belong to one of them."""
     graphs: dict[int, set[str | None]] = {}
-    read: set[int] = set()
     for call in reading.tape.calls:
-        read.update(ref.id for ref in call.reads)
         for ref in (*call.reads, *call.makes[:1]):  # others are the kernel's own
             graphs.setdefault(ref.id, set()).add(call.owner.graph)
     for number, places in graphs.items():
-        in_hand = None in places or len(places) > 1 or number not in read
+        in_hand = None in places or len(places) > 1 or number in reading.tape.handed
         if in_hand and reading.tape.values[number].key is None:
             for axis in reading.axes.get(number, ()):
                 algebra.freeze(axis, f"it passes through Python code that could not be traced, {why}")

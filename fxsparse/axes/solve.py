@@ -214,7 +214,8 @@ class _Solver:
         width = max((len(product.parts) for product in self.products), default=0)
         rows: list[Atoms] = []  # a coordinate of a product: the parts of it that may go, as atoms; -1 where there are fewer
         wholes: list[Atoms] = []
-        for product in self.products:
+        owners: list[Atoms] = []
+        for index, product in enumerate(self.products):
             parts = np.stack(self.written_out(product), axis=1)
             live = ~self.frozen[self.class_of[parts]]
             several = live.sum(axis=1) > 1
@@ -223,13 +224,33 @@ class _Solver:
                 padded[:, : parts.shape[1]] = np.where(live, parts, -1)[several]
                 rows.append(padded)
                 wholes.append(self.class_of[product.whole[several]])
+                owners.append(np.full(len(padded), index))
         if rows:
-            atoms, whole = np.concatenate(rows), np.concatenate(wholes)
+            atoms, whole, owner = np.concatenate(rows), np.concatenate(wholes), np.concatenate(owners)
             classes = _as_sets(np.where(atoms < 0, -1, self.class_of[atoms]))
             _, first, which = np.unique(whole, return_index=True, return_inverse=True)
             wrong = (classes != classes[first[which]]).any(axis=1) | (classes == whole[:, None]).any(axis=1)
+            twice = np.flatnonzero(wrong & (owner == owner[first[which]]))
+            for index in np.unique(owner[twice]).tolist():
+                here = twice[owner[twice] == index]
+                self.join_places(self.products[index], atoms[here], atoms[first[which[here]]])
+            if self.news:
+                return
             involved = np.unique(np.concatenate([atoms[wrong], atoms[first[which[wrong]]]]))
             self.freeze(involved[involved >= 0], AMBIGUOUS)
+
+    def join_places(self, product: Product, places: Atoms, others: Atoms) -> None:
+        """cat([x, f(x)]) in groups: where the same classes stand at two places of one product, the parts of the one are those of the other,
+        unless nothing could go then."""
+        pairs = []
+        for part, one, other in zip(product.parts, places.T, others.T, strict=False):
+            live = (one >= 0) & (other >= 0)
+            pairs.append((one[live], other[live]))
+            _, found = connected([self.class_of[one[live]]], [self.class_of[other[live]]], len(self.frozen))
+            if len(np.unique(found[self.class_of[part]])) == 1:
+                return
+        for a, b in pairs:
+            self.equal(a, b)
 
     def conclude(self) -> Solution:
         products: list[ClassProduct] = []

@@ -241,7 +241,7 @@ TABLE: dict[str, Rewrite] = {
     "view": sizes("size", hole=True),
     "reshape": sizes("shape", hole=True),
     **{name: sizes("size") for name in ("expand", "broadcast_to", "new_zeros", "new_ones", "new_empty", "new_full")},
-    **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full")},
+    **{name: sizes("size", position=0) for name in ("zeros", "ones", "empty", "rand", "randn", "full", "empty.memory_format")},
     **{f"{name}_as": like(name) for name in ("view", "reshape", "expand")},
     "repeat": sequence("repeats", 1, _repeats),
     "tile": sequence("dims", 1, _repeats),

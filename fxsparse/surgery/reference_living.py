@@ -42,9 +42,10 @@ class Living:
         if not nans and not flags:
             return run(*args, **kwargs)
         handler = _HANDLERS.get(func._schema.name)
-        if nans and handler is not None:
+        by_mask = _is_masked_fill(func, args)
+        if nans and handler is not None and not by_mask:
             return handler(func, args, kwargs)
-        if _is_elementwise(func) or _is_masked_fill(func, args):
+        if by_mask or _is_elementwise(func):
             return self._elementwise(func, args, kwargs, [*nans, *flags])
         out = run(*args, **kwargs)
         if flags and func.is_view and isinstance(out, Tensor):
@@ -97,10 +98,10 @@ def _is_elementwise(func: Any) -> bool:
 
 def _is_masked_fill(func: Any, args: tuple[Any, ...]) -> bool:
     """y[y < 0] = 0"""
-    if not func._schema.name.startswith(("aten::index_put", "aten::_index_put_impl", "aten::_unsafe_index_put")):
+    if func._schema.name not in _PUTS:
         return False
-    x, indices, values = args[:3]
-    return len(indices) == 1 and indices[0].dtype == torch.bool and indices[0].dim() == x.dim() and values.numel() == 1
+    x, (mask, *more), values = args[:3]
+    return not more and mask is not None and mask.dtype == torch.bool and mask.dim() == x.dim() and values.numel() == 1
 
 
 def _constant_pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -114,6 +115,19 @@ def _constant_pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
         gone = torch.constant_pad_nd(gone, one, False) | line
     out: Tensor = func(*args, **kwargs)
     return out.masked_fill(gone, math.nan)
+
+
+def _index_put(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """What is written into a line that is missing is missing, too."""
+    x, indices = args[:2]
+    lines, axis = x.isnan(), 0
+    for index in indices:
+        width = index.dim() if index is not None and index.dtype in (torch.bool, torch.uint8) else 1
+        for each in range(axis, axis + width) if index is not None else ():
+            lines = lines.all(each, keepdim=True)
+        axis += width
+    out: Tensor = func(*args, **kwargs)
+    return out.masked_fill_(lines, math.nan)
 
 
 def _index_fill(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -132,9 +146,11 @@ def _by_channel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return out.masked_fill(gone.repeat_interleave(out.shape[1] // x.shape[1], dim=1), math.nan)
 
 
+_PUTS = ("aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
 _HANDLERS: Mapping[str, Handler] = {
     **CONTRACTIONS,
     **STATISTICS,
+    **dict.fromkeys(_PUTS, _index_put),
     "aten::constant_pad_nd": _constant_pad,
     "aten::grid_sampler_2d": _by_channel,
     "aten::grid_sampler_3d": _by_channel,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -102,5 +103,6 @@ def resize(module: nn.Module, literals: Literals) -> None:
         return
     for types, adapt in RESIZERS:
         if isinstance(module, types):
-            adapt(module, literals)
+            with contextlib.suppress(AttributeError):  # a weight that other code puts there at each run; what does not fit is found then
+                adapt(module, literals)
             return

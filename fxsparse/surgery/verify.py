@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from fxsparse.axes.factors import Atoms, Axis, Factor
-from fxsparse.errors import PlanError, VerificationError
+from fxsparse.errors import Error, PlanError, VerificationError
 from fxsparse.surgery.journal import Places, take
 from fxsparse.surgery.reference import InDouble, Reference, randomised_state, run_in_double, run_reference
 from fxsparse.surgery.reference_state import GAIN
@@ -70,7 +70,9 @@ def verify(wide: Network, narrow: Network, *, inputs: Any = None, seed: int = 0,
         try:
             reference = run_reference(wide.module, args, kwargs, state, taint, probes, spend=not _writes(wide))
             outputs = _run(narrow.module, cut, args, kwargs, probes)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except Error:
+            raise
+        except Exception as error:  # the user's own code runs here
             raise VerificationError(f"the proof could not be run: {type(error).__name__}: {error}") from error
         flat = [t for line in outputs for t in line]
         try:

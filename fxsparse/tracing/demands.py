@@ -23,16 +23,18 @@ class Demand(NamedTuple):
 
 
 def demands_of(module: nn.Module) -> Iterator[Demand]:
-    """Those of a module and of all that it holds, by state_dict keys."""
+    """Those of a module and of all that it holds, by state_dict keys. A weight that other code makes at each run may not be there."""
     for name, each in module.named_modules():
         prefix = f"{name}." if name else ""
-        if isinstance(each, nn.RNNCellBase):
+        if isinstance(each, nn.RNNCellBase) and hasattr(each, "weight_hh"):
             hidden = f"{prefix}weight_hh"
             yield Demand(hidden, 0, len(each.weight_hh) // each.hidden_size, hidden, 1)
         elif isinstance(each, nn.RNNBase):
             for layer in range(each.num_layers):
                 for direction in ("", "_reverse") if each.bidirectional else ("",):
                     hidden, projection = (f"weight_{kind}_l{layer}{direction}" for kind in ("hh", "hr"))
+                    if not hasattr(each, hidden):
+                        continue
                     gates = len(getattr(each, hidden)) // each.hidden_size
                     made, parts = (projection, 1) if each.proj_size else (hidden, gates)
                     yield Demand(prefix + made, 0, parts, prefix + hidden, 1)

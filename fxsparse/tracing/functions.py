@@ -1,6 +1,7 @@
 """`torch.autograd.Function`s: one node each, as what stands in their backward is not what autograd makes of their forward.
 
-A straight-through estimator that was traced through would round, and have no gradient.
+A straight-through estimator that was traced through would round, and have no gradient. And `torch.autograd.Variable`, which older code
+wraps its tensors in, and which no mode is told of.
 """
 
 from __future__ import annotations
@@ -43,3 +44,19 @@ def noticed(notice: Callable[[Callable[..., Any], type, tuple[Any, ...], dict[st
         yield
     finally:
         torch.autograd.Function.apply = original  # type: ignore[method-assign]
+
+
+@contextmanager
+def old_variables() -> Iterator[None]:
+    """While this is open, `Variable(x)` is a call of torch that a mode sees: what it gives is x without its history."""
+
+    def new(cls: type, data: Any = None, requires_grad: bool = False, volatile: bool = False) -> Any:
+        made = torch.empty(0) if data is None else torch.detach(data)
+        return made.requires_grad_() if requires_grad else made
+
+    variable: Any = torch.autograd.Variable
+    variable.__new__ = new
+    try:
+        yield
+    finally:
+        del variable.__new__

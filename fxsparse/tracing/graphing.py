@@ -11,6 +11,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
 from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
+from fxsparse.tracing.tape import Owner
 
 ATTENTION = inspect.signature(F.multi_head_attention_forward)
 DATA_DEPENDENT = frozenset(
@@ -70,6 +72,7 @@ class Graphing(Nodes, TorchFunctionMode):
         self.in_leaf = False  # inside a call that is a node already
         self.gradients = Gradients(self.graph)
         self.names = names_of(root)
+        self.late: dict[int, torch.fx.Node] = {}  # what operators made that were seen below torch's functions alone
 
     # ---- calls --------------------------------------------------------------------------------------------------------------
 
@@ -107,6 +110,11 @@ class Graphing(Nodes, TorchFunctionMode):
             if given.pop("static_k", None) is None and given.pop("static_v", None) is None:
                 with self:
                     return free_attention(**given)
+        if func is Tensor.type and len(args) == 1 and not kwargs and self.stands_in(args[0]):
+            return func(*args).replace("torch.meta.", "torch." if self.device == "cpu" else f"torch.{self.device}.")
+        if func is Tensor.new:  # of a size, or of a list of numbers; in a graph both are tuples
+            sizes = all(isinstance(each, (int, torch.Size)) for each in args[1:])
+            return self.__torch_function__(Tensor.new_empty if sizes else Tensor.new_tensor, types, args, kwargs)
         if name in _REFLECTED:
             return self.node_call("call_function", _REFLECTED[name], func, (args[1], args[0]), {}, (args, kwargs))
         if name in _OPERATORS:
@@ -130,6 +138,15 @@ class Graphing(Nodes, TorchFunctionMode):
             for each in ancestors(node) if node.target is answered else ():
                 if each.op == "get_attr" and self.recorder.was_written(attribute_of(self.root, str(each.target))):
                     raise TraceError(f"{LOOKS}, {each.target!r}, which it changes itself, at {node.args[2]}")
+
+    def own_what_is_made(self) -> None:
+        """`torch.FloatTensor(2, 8)` is no torch function: what it calls is seen, with a node of its own, when the call is under way."""
+        calls = self.recorder.tape.calls
+        for position, call in enumerate(calls):
+            if call.owner.node is None and call.makes:
+                node = self.late.get(id(self.recorder.tensor(call.makes[0])))
+                if node is not None and node.target is call.op:
+                    calls[position] = replace(call, owner=Owner(call.owner.module, self.prefix, node.name))
 
     def unbind(self, tensor: Tensor) -> Any:
         count(self.graph, self.extent(tensor, 0, tensor.shape[0]))
@@ -156,6 +173,8 @@ class Graphing(Nodes, TorchFunctionMode):
         if not isinstance(target, Applied):  # which may want the tensor
             self.hold_to(node, mark)
         out = self.distinct(out, given)
+        if isinstance(target, torch._ops.OpOverload):
+            self.late[id(out)] = node
         if out is None or holds_tensor(out):
             self.learn(out, node)
         elif not self.recorder.tape.calls[mark:] or not holds_tensor(out):
@@ -170,6 +189,8 @@ class Graphing(Nodes, TorchFunctionMode):
             calls[mark:] = [call for call in calls[mark:] if call.op is not READS]
         for call in looks:
             tensor = self.recorder.tensor(call.reads[0])
+            if id(tensor) not in self.makers and self.recorder.constant(tensor):
+                continue  # made of plain numbers inside of this very call
             with self.graph.inserting_before(node):
                 plain = self.answer(None, tensor)
             written = {self.node_of(tensor): plain}
@@ -234,6 +255,8 @@ class Graphing(Nodes, TorchFunctionMode):
         name = self.names.get(id(module))
         if name is None or module is self.root or self.in_leaf or self.recorder.silent or not is_leaf(module):
             return call(module, *args, **kwargs)
+        if any(id(tensor) not in self.attributes for tensor in _own_tensors(module)):
+            return call(module, *args, **kwargs)  # put there by `functional_call`, say: the module has others when the graph runs
         node = self.graph.create_node("call_module", name, self.argument(tuple(args)), self.argument(dict(kwargs)))
         outer = self.recorder.node
         self.recorder.node = (self.prefix, node.name)
@@ -284,6 +307,17 @@ def ancestors(node: torch.fx.Node) -> set[torch.fx.Node]:
 def attribute_of(module: nn.Module, name: str) -> Any:
     """What a `get_attr` node gets."""
     return functools.reduce(getattr, name.split("."), module)
+
+
+def _own_tensors(module: nn.Module) -> list[Tensor]:
+    """All that a module and its parts keep, registered or not."""
+    return [
+        each
+        for part in module.modules()
+        for kept in (part._parameters, part._buffers, part.__dict__)
+        for each in kept.values()
+        if isinstance(each, Tensor)
+    ]
 
 
 def _makes_tensors(func: Any) -> bool:

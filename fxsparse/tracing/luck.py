@@ -15,6 +15,10 @@ from torch import nn
 # comparison, are there while a network is recorded.
 LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
 _KINDS = (random.Random, np.random.Generator, np.random.RandomState)
+_DRAWS = {  # which give a float
+    random: ("random", "uniform", "triangular", "betavariate", "gauss", "normalvariate"),
+    np.random: ("random", "random_sample", "rand", "uniform", "beta", "randn", "normal", "standard_normal"),
+}
 
 
 @contextlib.contextmanager
@@ -37,12 +41,61 @@ def same_luck(turn: int, own: list[Any]) -> Iterator[None]:
 
 def drawn_since(own: list[Any]) -> Callable[[], bool]:
     """Whether Python, numpy or one of its `own` generators have drawn numbers from now on, as a function to ask."""
+    before = _states(own)
+    return lambda: _states(own) != before
 
-    def states() -> list[Any]:
-        return [random.getstate(), _plain(np.random.get_state(legacy=False)), *(_plain(_state(each)) for each in own)]
 
-    before = states()
-    return lambda: states() != before
+@contextlib.contextmanager
+def used_draws(own: list[Any]) -> Iterator[Callable[[], bool]]:
+    """Gives a function that tells whether numbers were drawn since then and looked at. Eval mode may draw one for each layer, and ask only
+    in train mode whether it is below the chance that the layer is left out."""
+    now, used = _states(own), [False]
+
+    def watching(draw: Callable[..., Any]) -> Callable[..., Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            nonlocal now
+            used[0] |= _states(own) != now  # somebody has drawn past this
+            drawn = draw(*args, **kwargs)
+            now = _states(own)
+            if type(drawn) is not float:
+                used[0] = True
+                return drawn
+            return RandomNumber(drawn, used)
+
+        return watched
+
+    places = [(module, name, getattr(module, name)) for module, names in _DRAWS.items() for name in names]
+    try:
+        for module, name, draw in places:
+            setattr(module, name, watching(draw))
+        yield lambda: used[0] or _states(own) != now
+    finally:
+        for module, name, draw in places:
+            setattr(module, name, draw)
+
+
+class RandomNumber:
+    """A number that tells when it is looked at. It is no float: torch would take that without asking."""
+
+    def __init__(self, number: float, used: list[bool]) -> None:
+        self.__dict__.update(number=number, used=used)
+
+    def __getattr__(self, name: str) -> Any:
+        self.used[0] = True
+        return getattr(self.number, name)
+
+
+def _asking(name: str) -> Callable[..., Any]:
+    def method(self: RandomNumber, *others: Any) -> Any:
+        self.used[0] = True
+        return getattr(float, name)(self.number, *(each.number if isinstance(each, RandomNumber) else each for each in others))
+
+    return method
+
+
+_OBJECTS = ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__", "__hash__", "__repr__", "__str__", "__format__")
+for _name in {*_OBJECTS, *(name for name in dir(float) if callable(getattr(float, name)) and name not in dir(object))}:
+    setattr(RandomNumber, _name, _asking(_name))
 
 
 def generators_of(root: nn.Module) -> list[Any]:
@@ -51,7 +104,7 @@ def generators_of(root: nn.Module) -> list[Any]:
     beside: dict[int, dict[str, Any]] = {}
     for module in root.modules():
         places = [module.__dict__]
-        forward = getattr(type(module).forward, "__globals__", None)
+        forward = getattr(getattr(type(module), "forward", None), "__globals__", None)
         if forward is not None and id(forward) not in beside and not str(forward.get("__name__")).startswith(("torch.", "fxsparse.")):
             beside[id(forward)] = forward
             places.append(forward)
@@ -59,6 +112,10 @@ def generators_of(root: nn.Module) -> list[Any]:
             of_these = (value for value in list(place.values()) if isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom))
             found.update((id(value), value) for value in of_these)  # the system's has no state
     return list(found.values())
+
+
+def _states(own: list[Any]) -> list[Any]:
+    return [random.getstate(), _plain(np.random.get_state(legacy=False)), *(_plain(_state(each)) for each in own)]
 
 
 def _state(generator: Any) -> Any:

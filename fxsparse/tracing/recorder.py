@@ -94,6 +94,10 @@ class Recorder(TorchDispatchMode):
     def mark(self) -> int:
         return len(self.tape.calls)
 
+    def hand_out(self, values: Any) -> None:
+        """A graph ends, and whoever called it has these in its hands."""
+        mapped(lambda tensor: self.tape.handed.add(self.ref(tensor, "constant").id), values)
+
     def rewind(self, mark: int) -> None:
         """Forget the calls since a mark: the node that made them runs again."""
         del self.tape.calls[mark:]

@@ -126,6 +126,7 @@ class Tape:
     outputs: tuple[Ref, ...] = ()
     demands: tuple[Demand, ...] = ()  # of modules, on the axes of their tensors
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
+    handed: set[int] = field(default_factory=set)  # values that a graph gave to whoever called it
     chance: bool = False  # plain Python code drew numbers at random, and may go another way by them
     guessed: bool = False  # an operator asked for values that are not there: a number or a size was made up
     questions: list[Question] = field(default_factory=list)  # whether something is true

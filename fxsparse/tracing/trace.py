@@ -77,6 +77,10 @@ def _refuse(model: Any) -> None:
                 f"{name!r} has no shape yet; run the model once on real inputs, so that its lazy modules make their parameters"
             )
     for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(
+                f"{name!r} is a TorchScript module and has no Python to trace; put the module in its place that it was scripted from"
+            )
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized", "torch.ao.nn.intrinsic.quantized")):
             raise TraceError(
                 f"{name!r} is a quantized {type(module).__name__}, whose weights are packed; pass the float model and quantize the result"

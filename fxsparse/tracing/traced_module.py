@@ -125,7 +125,9 @@ class TracedModule(nn.Module):
                 if node.op == "placeholder":
                     values[node] = next(inputs)
                 elif node.op == "output":
-                    return torch.fx.node.map_arg(node.args[0], values.__getitem__)
+                    given = torch.fx.node.map_arg(node.args[0], values.__getitem__)
+                    recorder.hand_out(given)
+                    return given
                 elif recorder.on_node is not None:
                     values[node] = recorder.on_node(self, node, lambda node=node: self.run_node(node, values), values)  # type: ignore[misc]
                 else:

@@ -10,11 +10,11 @@ from torch.utils._pytree import tree_flatten
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.caches import uncached
-from fxsparse.tracing.functions import noticed
+from fxsparse.tracing.functions import noticed, old_variables
 from fxsparse.tracing.graphing import Graphing
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import counted
-from fxsparse.tracing.luck import drawn_since
+from fxsparse.tracing.luck import used_draws
 from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
 from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
@@ -63,9 +63,8 @@ def _trace_graph(
     nn.Module.training = training  # type: ignore[assignment]
     try:
         graph, calls = graphing.graph, noticed(graphing.function_call)
-        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls:
-            with graphing:
-                drawn = drawn_since(recorder.generators)
+        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls, old_variables():
+            with graphing, used_draws(recorder.generators) as drawn:
                 out = root.forward(*arguments, **keywords)
                 if drawn():
                     raise TraceError("the forward pass draws numbers with Python's random or with numpy, which a graph would repeat")
@@ -77,6 +76,7 @@ def _trace_graph(
                 )
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
             graphing.require_still()
+            graphing.own_what_is_made()
     except TraceError:
         raise
     except Exception as error:

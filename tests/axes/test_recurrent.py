@@ -27,6 +27,8 @@ class Recurrent(nn.Module):
             return None
         if self.first == "zeros":  # made on the default device, as most code does
             made = torch.zeros(count, x.size(0), self.rnn.hidden_size)
+        elif self.first == "like a weight":  # where the weights are, and of their dtype
+            made = next(self.parameters()).new_zeros(count, x.size(0), self.rnn.hidden_size)
         else:
             made = self.start(x[:, 0]).view(x.size(0), count, -1).transpose(0, 1).contiguous()
         return (made, torch.zeros_like(made)) if self.rnn.mode == "LSTM" else made
@@ -44,7 +46,7 @@ class Recurrent(nn.Module):
 FORMS = [(1, False, "sequence"), (2, False, "last state"), (1, True, "last states"), (2, True, "sequence")]
 
 
-@pytest.mark.parametrize(("form", "first"), list(zip(FORMS, ("none", "zeros", "computed", "zeros"), strict=True)), ids=str)
+@pytest.mark.parametrize(("form", "first"), list(zip(FORMS, ("none", "zeros", "computed", "like a weight"), strict=True)), ids=str)
 @pytest.mark.parametrize("cls", [nn.RNN, nn.GRU, nn.LSTM], ids=lambda cls: cls.__name__)
 def test_hidden_units_are_one_group_of_any_size(cls: Any, first: str, form: tuple[int, bool, str]) -> None:
     torch.manual_seed(0)

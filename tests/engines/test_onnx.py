@@ -69,8 +69,9 @@ def runs_alike(network: fxsparse.Network, path: Path) -> float:
         (Recurrent(), torch.randn(2, 4, 5)),
         (Tied(), torch.randn(3, 6)),
         (nn.TransformerEncoderLayer(12, 3, 24, batch_first=True), torch.randn(2, 5, 12)),
+        (nn.Sequential(nn.Linear(5, 6), SHARED := nn.SiLU(), nn.Linear(6, 4), SHARED), torch.randn(2, 5)),
     ],
-    ids=["resnet", "lstm", "tied", "attention"],
+    ids=["resnet", "lstm", "tied", "attention", "one module in two places"],
 )
 def test_pruned_networks_are_lowered(model: nn.Module, inputs: Tensor, tmp_path: Path) -> None:
     small = pruned(model.eval(), inputs)

@@ -62,3 +62,26 @@ def test_windows_and_heads_are_no_hindrance() -> None:
     small = network.shrink({group.name: list(group.units)[1:] for group in prunable})
     assert fxsparse.verify(network, small).max_error < 1e-9
     assert small.module(torch.randn(3, 3, 6, 8)).shape == (3, 6, 8, 4)
+
+
+class Attention(nn.Module):
+    """What it takes has as many channels as its first layer wants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.proj = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, n, 3, 2, c // 2).permute(2, 0, 3, 1, 4).unbind(0)
+        out: Tensor = self.proj(((q @ k.mT).softmax(-1) @ v).transpose(1, 2).reshape(b, n, c))
+        return out
+
+
+def test_a_size_that_a_layer_fixes_is_the_same_for_all_inputs() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(Attention().eval(), torch.randn(2, 5, 8))
+    assert {group.kind for group in network.groups if group.prunable} == {"heads", "head_dim"}
+    small = network.shrink({group.name: group.units[1:] for group in network.groups if group.prunable})
+    assert fxsparse.verify(network, small).max_error < 1e-12
+    assert small(torch.randn(3, 7, 8)).shape == (3, 7, 8)

@@ -593,3 +593,10 @@ def test_a_width_that_int_makes_plain_may_change() -> None:
     network = fxsparse.trace(Scaled(int).eval(), torch.randn(1, 4, 3))
     small = network.shrink({"first": [0, 1, 5]})
     assert fxsparse.verify(network, small, inputs=torch.randn(3, 5, 3)).max_error <= 1e-9
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_part_in_torchscript_is_refused_by_name() -> None:
+    part = torch.jit.script(nn.Linear(4, 4))
+    with pytest.raises(fxsparse.TraceError, match="'1' is a TorchScript module"):
+        fxsparse.trace(nn.Sequential(nn.Linear(4, 4), part), torch.randn(2, 4))

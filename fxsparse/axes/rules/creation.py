@@ -10,6 +10,7 @@ from fxsparse.tracing.tape import Ref
 
 creation = Family()
 LARGEST = 65_536  # an axis longer than this counts positions, not channels
+UNREAD = frozenset(aten("new_zeros new_ones new_full new_empty new_empty_strided"))  # of their tensor, dtype and device alone
 
 
 @creation.rule(

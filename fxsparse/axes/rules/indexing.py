@@ -98,8 +98,9 @@ def _whole_mask(site: Site) -> Ref | None:
     """The index, where it is nothing but one mask that speaks of each element."""
     indices = site.arg("indices")
     mask = indices[0] if len(indices) == 1 else None
-    whole = isinstance(mask, Ref) and len(site.shape(mask)) == len(site.shape("self")) == _mask_width(site, mask) > 0
-    return mask if whole else None
+    if not isinstance(mask, Ref) or str(site.tape.values[mask.id].dtype) != "torch.bool":
+        return None
+    return mask if len(site.shape(mask)) == len(site.shape("self")) else None
 
 
 def _mask_width(site: Site, ref: Ref) -> int:
