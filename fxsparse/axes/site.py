@@ -53,6 +53,7 @@ class Book:
     padding: set[int] = field(default_factory=set)  # those among them that stand beside what was padded
     counted: dict[int, str] = field(default_factory=dict)  # uids of factors over which a norm or a sum goes, and which one
     varying: list[tuple[tuple[Axis, ...], float]] = field(default_factory=list)  # together these axes hold more numbers than that
+    steps: list[tuple[Axis, int, str]] = field(default_factory=list)  # whose kernel wants an axis in multiples of so many
     _copies: tuple[tuple[int, int], Bools] = ((0, 0), np.zeros(0, dtype=bool))  # the last answer of `copies`, and what it was of
 
     def copied(self, atoms: Atoms) -> Bools:

@@ -85,6 +85,12 @@ def predict(structure: Structure, living: Mapping[str, tuple[int, ...]]) -> Pred
                     raise PlanError(
                         f"the plan would leave nothing of an activation of shape {shape}; keep more units in the groups that feed it"
                     )
+    for axis, step, name in structure.reading.book.steps:
+        if prediction.size(axis) % step:
+            raise PlanError(
+                f"the plan would leave {prediction.size(axis)} channels to {name}, whose kernel wants a multiple of {step}; keep such a "
+                f"number of units, as Prune(align={step}) does"
+            )
     for varying, correction in structure.reading.book.varying:
         if 0 < (left := math.prod(prediction.size(axis) for axis in varying)) <= correction:
             raise PlanError(

@@ -43,5 +43,10 @@ def test_experts_lose_inner_and_outer_channels_and_stay_apart() -> None:
     assert fxsparse.verify(network, small).max_error < 1e-9
     small.module.train()(torch.randn(5, 6)).sum().backward()
     assert small.module.get_parameter("down").grad is not None
+    assert torch.isfinite(small(torch.randn(7, 6))).all()
+    with pytest.raises(fxsparse.PlanError, match="a multiple of 4"):
+        network.shrink({outer.name: range(7)})
+    half = fxsparse.passes.Prune(parameters=0.5, align=4)(network).network
+    assert torch.isfinite(half(torch.randn(7, 6))).all()
     apart = [group for group in network.groups if any(m.tensor == "down" and m.axis == 0 for m in group.members)]
     assert apart and not any(group.prunable for group in apart)

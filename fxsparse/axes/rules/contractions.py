@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import torch
+
 from fxsparse.axes.factors import Axis, size
 from fxsparse.axes.site import Site, SizeOf
 from fxsparse.axes.spec import apply_spec, macs, unify_aligned
@@ -68,6 +70,9 @@ def grouped_mm(site: Site) -> None:
         raise NotImplementedError("a grouped product is followed where rows meet a stack of matrices, without a bias")
     bound = apply_spec(site, "(s, i), (e, i, o), (e) -> (s, o)", [rows, experts, *rest])
     site.freeze(bound["e"], "tells experts apart")
+    if site.call.op is torch.ops.aten._grouped_mm.default:  # rows of 16 bytes
+        step = max(1, 16 // site.tape.values[rows.id].dtype.itemsize)
+        site.book.steps.extend((bound[each], step, site.call.name) for each in "io")
     macs(site, bound["s"], bound["i"], bound["o"])
 
 
