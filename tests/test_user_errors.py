@@ -39,7 +39,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda net: Prune(macs=0.5, criterion=lambda network: {})(net),
         r"the criterion <lambda> cannot be called with what a criterion gets: \(network, names of groups, data\)",
     ),
-    "a factory that fails": (lambda net: build("os:wait"), r"os:wait: the factory raised ChildProcessError: "),
+    "a factory that fails": (lambda net: build("asyncio:get_running_loop"), r"the factory raised RuntimeError: no running"),
     "a factory with arguments": (lambda net: build("os.path:join"), r"the factory raised TypeError: .* options go behind its name"),
 }
 

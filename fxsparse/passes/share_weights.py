@@ -111,6 +111,8 @@ def plan(module: nn.Module, own: int, chosen: tuple[str, ...] | None = None) -> 
                     notes.append(f"{layer} keeps its weight, which has another use already")
                 elif layer not in called or donor not in called:
                     notes.append(f"{layer} keeps its weight: no graph calls it with that weight")
+                elif module.get_submodule(donor).get_parameter("weight").requires_grad != conv.weight.requires_grad:
+                    notes.append(f"{layer} keeps its weight: of it and that of {donor}, one is frozen")
                 else:
                     donors[layer] = donor
     return donors, notes

@@ -104,7 +104,8 @@ class Mean:
     def take(self, name: str, scores: Tensor) -> None:
         """One step's scores of a tensor."""
         with torch.no_grad():
-            self.sums[name] = self.sums[name].add_(scores) if name in self.sums else scores.clone()
+            wide = torch.promote_types(scores.dtype, torch.float32)  # a sum in half precision would make ties of what differs
+            self.sums[name] = self.sums[name].add_(scores) if name in self.sums else scores.to(wide, copy=True)
         self.steps[name] = self.steps.get(name, 0) + 1
 
     def clear(self) -> None:

@@ -86,6 +86,17 @@ def seed_everything(seed: int) -> None:
     numpy.random.seed(seed % 2**32)
 
 
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Within, every global random number generator begins at the seed; afterwards they are as they were."""
+    before = random_state()
+    seed_everything(seed)
+    try:
+        yield
+    finally:
+        set_random_state(before)
+
+
 def random_state() -> dict[str, Any]:
     """The state of every global random number generator, as tensors and plain values."""
     version, numbers, spare = random.getstate()

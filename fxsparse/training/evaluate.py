@@ -75,7 +75,7 @@ def taking(shape: tuple[int, ...]) -> Iterator[None]:
     """Within, a model runs on images of this shape; whatever it raises is one sentence."""
     try:
         yield
-    except (RuntimeError, IndexError, TypeError, ValueError, AssertionError) as error:
+    except (RuntimeError, LookupError, TypeError, ValueError, AttributeError, AssertionError) as error:
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise Error(f"the model does not take the images of shape {shape}: {said}; give what it was made for") from error
 

@@ -29,11 +29,19 @@ class MaskedOptimizer:
         self.optimizer = optimizer
         self.targets: tuple[Target, ...] = ()
         self.frozen: Frozen | None = None
+        self._held: Frozen | None = None  # what a method holds still for a while, beside what the user has frozen
         self._prepared: Tensor | None = None  # a gradient that prepare() has seen
+        self._calls = 0  # of the hooks, in this step
         self._bind(model, targets)
         self._masks = {t.name: torch.ones_like(t.parameter, dtype=torch.bool) for t in targets}
         self._living = {t.name: t.parameter.numel() for t in targets}
         self._hooks: list[Any] = []
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy, made together with its model and its optimizer: optimizers lose their hooks on the way."""
+        self.__dict__.update(state)
+        if self._hooks:
+            self._hook()
 
     # ---- what one sees ------------------------------------------------------------------------------------------------------
 
@@ -57,15 +65,22 @@ class MaskedOptimizer:
     def step(self, closure: Callable[[], Any] | None = None, *, scaler: torch.amp.GradScaler | None = None) -> Any:
         """The optimizer's step under the masks, and what hangs on it. With mixed precision in float16, give the scaler: a step that it
         skips is none."""
-        if scaler is None:
-            return self.optimizer.step() if closure is None else self.optimizer.step(closure)
-        result = scaler.step(self.optimizer)
-        self._prepared = None
+        self._calls = 0
+        if scaler is not None:
+            result = scaler.step(self.optimizer)
+            self._prepared = None
+        else:
+            result = self.optimizer.step() if closure is None else self.optimizer.step(closure)
+        if self._hooks and self._calls != 1 and (self._calls or scaler is None):
+            raise Error(
+                f"the {type(self.optimizer).__name__} ran the hooks of a step {self._calls} times in one, so that steps cannot be masked; "
+                "its class must be one of torch.optim.Optimizer, whose step() calls no step() of its parents"
+            )
         return result
 
     def prepare(self) -> None:
         """Look at the dense gradients, then mask them. The step does it; call it yourself before you clip gradients by their norm, or
-        masked weights count in the norm. If the step is then not taken, `zero_grad()` forgets it."""
+        masked weights count in the norm. If the step is then not taken, `zero_grad()`, which sets gradients to None, forgets it."""
         everything = (p for group in self.optimizer.param_groups for p in group["params"])
         gradient = next((p.grad for p in everything if p.grad is not None), None)
         if gradient is not None and self._prepared is gradient:
@@ -87,6 +102,8 @@ class MaskedOptimizer:
             return None
 
         def closure_then_masks() -> Any:
+            with torch.no_grad():
+                self.before_closure()
             result = closure()
             self._begin()
             return result
@@ -97,15 +114,18 @@ class MaskedOptimizer:
         self.prepare()
         with torch.no_grad():
             self.before_step()
-        if self.frozen is not None:
-            self.frozen.before()
+        for each in (self.frozen, self._held):
+            if each is not None:
+                each.before()
 
     def _after(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self.frozen is not None:
-            self.frozen.after()
+        for each in (self._held, self.frozen):
+            if each is not None:
+                each.after()
         with torch.no_grad():
             self.after_step()
         self._prepared = None
+        self._calls += 1
         overflow = getattr(optimizer, "found_inf", None)  # set where a fused optimizer skips the step by itself
         if overflow is None or not bool(overflow):
             self.stepped()
@@ -121,8 +141,11 @@ class MaskedOptimizer:
             if target.parameter.grad is not None:
                 apply(self._masks[target.name], target.parameter.grad)
 
+    def before_closure(self) -> None:
+        """Called before the optimizer asks for the loss, which it may do several times a step."""
+
     def before_step(self) -> None:
-        """Called before the optimizer acts."""
+        """Called before the optimizer acts, with gradients from a closure or without."""
 
     def after_step(self) -> None:
         """Called when the optimizer has acted."""
@@ -170,6 +193,7 @@ class MaskedOptimizer:
         """Let the optimizer go: its steps are plain again, and masked weights may come alive."""
         for hook in self._hooks:
             hook.remove()
+        self._hooks = []
 
     def _hook(self) -> None:
         self._hooks = [self.optimizer.register_step_pre_hook(self._before), self.optimizer.register_step_post_hook(self._after)]

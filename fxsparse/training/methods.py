@@ -19,6 +19,8 @@ class Static(Sparsifier):
     def __init__(
         self, model: nn.Module, optimizer: Optimizer, density: float | None = None, *, steps: int | None = None, **options: Unpack[Options]
     ) -> None:
+        if steps is not None:
+            options.setdefault("interval", usual_interval(steps))
         super().__init__(model, optimizer, density, **options)
 
 
@@ -50,6 +52,7 @@ class SET(Sparsifier):
         **options: Unpack[Options],
     ) -> None:
         schedule = Cosine(_share("fraction", fraction), 0.0, end=_part("stop", stop, steps))
+        options.setdefault("interval", usual_interval(steps))
         super().__init__(model, optimizer, density, fraction=schedule, **options)
 
 
@@ -86,14 +89,20 @@ class Gradual(Sparsifier):
         **options: Unpack[Options],
     ) -> None:
         curve = Cubic(1.0, checked_density(density), begin=_part("begin", begin, steps), end=_part("end", end, steps))
+        options.setdefault("interval", usual_interval(steps))
         options.setdefault("start", "magnitude")
         super().__init__(model, optimizer, curve, **options)
 
 
 def _share(name: str, value: float) -> float:
-    if not 0 <= value <= 1:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise Error(f"{name} is a share between 0 and 1, not {value!r}")
     return value
+
+
+def usual_interval(steps: int) -> int:
+    """From one renewal of the masks to the next: 100 steps; in a run below 2,000 steps a twentieth of it, or hardly any would be."""
+    return min(100, max(1, steps // 20))
 
 
 def _part(name: str, part: float, steps: Any) -> int:

@@ -185,6 +185,8 @@ class Sparsifier(MaskedOptimizer):
 
     def rebind(self, model: nn.Module, masks: Mapping[str, Tensor]) -> None:
         """Go on with a model whose tensors have other shapes, under these masks; the optimizer must hold its parameters already."""
+        if self.frozen is not None:
+            raise Error("parts of the model are frozen in its old shapes; call freeze(None) first, and freeze those of the new model")
         targets = tuple(t for t in find_targets(model, include=list(masks)) if t.name in masks)
         fitting = {t.name for t in targets if masks[t.name].shape == t.parameter.shape}
         if fitting != set(masks):

@@ -53,15 +53,19 @@ class StraightThrough(Sparsifier):
     def mask_gradients(self) -> None:
         """They stay dense."""
 
+    def before_closure(self) -> None:
+        if not self.hidden:  # asked again: the optimizer moves the dense weights, and the loss is that of the sparse ones
+            self._split(self._masks)
+
     def before_step(self) -> None:
         for target in self.targets:
             hidden = self.hidden[target.name]
             target.parameter.detach().add_(hidden)  # exact: one of the two is zero
             if target.parameter.grad is not None:
                 target.parameter.grad.add_(hidden, alpha=self.decay)
+        self.hidden = {}
 
     def after_step(self) -> None:
-        self.hidden = {}
         self._split(self._masks)
 
     def renew(self, weight: Weight, count: int) -> Tensor:

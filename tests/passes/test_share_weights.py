@@ -183,3 +183,18 @@ def test_branches_side_by_side_are_no_stage() -> None:
     with torch.no_grad():
         shared.get_parameter("stage.2.conv1.scale").add_(1.0)
     assert not torch.allclose(shared(x), before), "a function with the module's weight is scaled as well"
+
+
+def test_what_is_frozen_is_not_shared_with_what_trains() -> None:
+    """Else a layer that trains under a mask would become one that does neither."""
+    model = Net()
+    model.stage.get_submodule("0.conv1").requires_grad_(False)
+    result = ShareWeights(own=1)(traced(model))
+    assert [name for name, _ in result.network.module.named_parameters() if name.endswith("scale")] == [
+        f"stage.{i}.conv2.scale" for i in (1, 2, 3)
+    ]
+    assert "stage.1.conv1 keeps its weight: of it and that of stage.0.conv1, one is frozen" in result.notes
+    everything = model.requires_grad_(False)
+    assert (
+        len([name for name, _ in ShareWeights(own=1)(traced(everything)).network.module.named_parameters() if name.endswith("scale")]) == 6
+    )

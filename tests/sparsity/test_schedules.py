@@ -79,6 +79,14 @@ def test_a_mean_over_steps() -> None:
     assert other(weight()).tolist() == [[2.5, 0.5], [2.0, 0.0]]
 
 
+def test_a_mean_in_half_precision_makes_no_ties() -> None:
+    values = torch.linspace(0.1, 1, 64).bfloat16()
+    mean = Mean("magnitude")
+    for _ in range(20):
+        mean.add(Weight("w", values, None, None, 0))
+    torch.testing.assert_close(mean(Weight("w", values, None, None, 0)), values.float())
+
+
 def test_chance_is_the_same_everywhere() -> None:
     assert seed_of("order", 0, 1) == seed_of("order", 0, 1) != seed_of("order", 0, 2)
     assert seed_of("a", 12) != seed_of("a1", 2)

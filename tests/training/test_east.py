@@ -279,6 +279,8 @@ def test_refuses_with_a_sentence() -> None:
         make_sparsifier("east", plain.module, optimizer, 100, {"density": 0.1, "dyrelu": True})
     with pytest.raises(Error, match="the model shares no weights"):
         Extreme(plain, optimizer, 0.1, steps=100, sharing=2)
+    with pytest.raises(Error, match=r"steps is the number of optimizer steps of the whole run, not 1\.5"):
+        Extreme(plain, optimizer, 0.1, steps=1.5)  # type: ignore[arg-type]
     with pytest.raises(Error, match="3 steps are too few for 2 cycles"):
         Extreme(plain, optimizer, 0.1, steps=3)
     with pytest.raises(Error, match="high is how many times the target"):
@@ -288,3 +290,13 @@ def test_refuses_with_a_sentence() -> None:
         adjusted_density(shared.module, 0.9)
     with pytest.raises(Error, match="0 <= begin <= end <= 1"):
         fading(10, 0.5, 0.25)
+
+
+def test_a_part_that_finds_nothing_to_do_is_said() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU6(), nn.Conv2d(4, 2, 3))
+    example = torch.randn(2, 3, 8, 8)
+    with pytest.warns(UserWarning, match="no ReLU was replaced; give dyrelu=False if that is right"):
+        prepared(model, example, sharing=0)
+    with pytest.warns(UserWarning, match="no stage has blocks that could share; give sharing=0 if that is right"):
+        prepared(model, example, dyrelu=False)
+    assert prepared(model, example, dyrelu=False, sharing=0).edits == ()

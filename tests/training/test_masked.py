@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any, cast
 
 import pytest
@@ -320,3 +321,43 @@ def test_one_bool_a_masked_weight() -> None:
     sparsifier = RigL(model, sgd(model), 0.1, steps=10)
     assert {mask.dtype for mask in sparsifier.masks.values()} == {torch.bool}
     assert sum(mask.untyped_storage().nbytes() for mask in sparsifier.masks.values()) == 16 * 27 + 32 * 144 + 128
+
+
+def test_a_copy_of_a_whole_run_goes_on_as_the_run() -> None:
+    model = network()
+    optimizer = sgd(model)
+    sparsifier = RigL(model, optimizer, 0.2, steps=40, interval=3)
+    train(model, optimizer, sparsifier, range(4))
+    run = copy.deepcopy((model, optimizer, sparsifier))
+    train(run[0], run[1], run[2], range(4, 8))
+    assert run[2].steps_done == 8 and sparsifier.steps_done == 4
+    require_masked(*run[1:])
+    train(model, optimizer, sparsifier, range(4, 8))
+    assert same(model.state_dict(), run[0].state_dict()) and same(dict(sparsifier.masks), dict(run[2].masks))
+    sparsifier.release()
+    free = copy.deepcopy((model, optimizer, sparsifier))
+    train(free[0], free[1], free[2], range(8, 9))
+    assert free[2].steps_done == 8
+
+
+class Nested(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        return super().step(closure)
+
+
+class Unhooked(torch.optim.SGD):
+    def step(self, closure: Any = None) -> Any:
+        return None
+
+
+Unhooked.step.hooked = True  # type: ignore[attr-defined]  # as torch marks what it has wrapped
+
+
+@pytest.mark.parametrize(("kind", "times"), [(Nested, 2), (Unhooked, 0)])
+def test_an_optimizer_whose_hooks_do_not_run_once_a_step_is_refused(kind: type[torch.optim.SGD], times: int) -> None:
+    model = network()
+    sgd(model)  # torch wraps the step of SGD itself with the first one of it
+    sparsifier = Static(model, kind(model.parameters(), lr=0.1), 0.2)
+    backward(model, 0)
+    with pytest.raises(Error, match=f"ran the hooks of a step {times} times in one, so that steps cannot be masked"):
+        sparsifier.step()

@@ -12,7 +12,8 @@ from torch import nn
 
 from fxsparse.errors import BudgetError, Error
 from fxsparse.sparsity.schedules import Cyclic
-from fxsparse.training import SET, Gradual, OneShot, RigL, Sparsifier, Static
+from fxsparse.training import SET, Extreme, Gradual, OneShot, RigL, Sparsifier, Static
+from fxsparse.training.methods import usual_interval
 from tests.training.small import backward, network, require_masked, same, sgd, state, train, weight
 
 STEPS = 40
@@ -227,3 +228,13 @@ def test_transposed_convolutions_take_no_pattern() -> None:
     with pytest.raises(Error, match=r"0\.weight belongs to a transposed convolution, whose axes 2:4 does not know"):
         Static(model, sgd(model), pattern="2:4")
     assert sum(Static(model, sgd(model), 0.5).nonzeros.values()) == (4 * 8 * 4 + 32) // 2
+
+
+@pytest.mark.parametrize("kind", [SET, RigL, Gradual, Extreme])
+def test_short_runs_are_renewed_as_well(kind: Any) -> None:
+    """With the interval of long runs, RigL would be static here, and gradual pruning one-shot."""
+    model = network()
+    optimizer = sgd(model)
+    sparsifier = kind(model, optimizer, 0.1, steps=60)
+    assert sum(sparsifier.due(step) for step in range(1, 61)) >= 10
+    assert [usual_interval(steps) for steps in (1, 60, 1000, 1999, 2000, 10**6)] == [1, 3, 50, 99, 100, 100]

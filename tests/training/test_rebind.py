@@ -91,3 +91,13 @@ def test_masks_that_do_not_fit_are_refused_and_nothing_changes() -> None:
     with pytest.raises(Error, match="does not own"):
         sparsifier.rebind(other, masks)
     assert sparsifier.targets == targets and all(sparsifier.masks[name] is mask for name, mask in masks.items())
+
+
+def test_what_is_frozen_in_old_shapes_is_asked_about() -> None:
+    model = network()
+    sparsifier = RigL(model, sgd(model), 0.3, steps=40, interval=3)
+    sparsifier.freeze({"3.weight": None})
+    with pytest.raises(Error, match=r"frozen in its old shapes; call freeze\(None\) first"):
+        sparsifier.rebind(model, dict(sparsifier.masks))
+    sparsifier.freeze(None)
+    sparsifier.rebind(model, dict(sparsifier.masks))

@@ -129,6 +129,7 @@ BAD: list[tuple[Callable[[nn.Module], object], type[Exception], str]] = [
     (lambda m: (lambda lazy: Static(lazy, sgd(lazy), 0.1))(nn.LazyLinear(3)), Error, "weight has no values yet"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=10, fraction=1.5), Error, "fraction is a share between 0 and 1"),
     (lambda m: RigL(m, sgd(m), 0.5, steps=10, stop=-1.0), Error, "stop is a share"),
+    (lambda m: RigL(m, sgd(m), 0.5, steps=10, stop="late"), Error, "stop is a share between 0 and 1, not 'late'"),  # type: ignore[arg-type]
     (lambda m: Gradual(m, sgd(m), 0.5, steps=10, begin=0.8, end=0.2), Error, "give 0 <= begin <= end"),
     (lambda m: Static(nn.ReLU(), sgd(m), 0.5), Error, "ReLU has no weights to mask"),
 ]

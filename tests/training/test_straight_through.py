@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -115,3 +117,47 @@ def test_n_of_m_must_divide() -> None:
     assert same(before, dict(model.state_dict()))
     sparsifier = SRSTE(model, optimizer, exclude=["0"])
     assert sparsifier.pattern == NM(2, 4) and list(sparsifier.masks) == ["2.weight"]
+
+
+class Often(torch.optim.Optimizer):
+    """Asks for the loss several times, and goes a step each time, as those do that search along a line."""
+
+    def step(self, closure: Any = None) -> Any:
+        for _ in range(3):
+            loss = closure()
+            with torch.no_grad():
+                for p in self.param_groups[0]["params"]:
+                    p -= 0.1 * p.grad
+        return loss
+
+
+def test_a_closure_may_be_asked_again() -> None:
+    """Each time, the loss is that of the sparse network, and the step one of the dense weights."""
+    model = network()
+    dense = [p.detach().clone() for p in model.parameters()]
+    optimizer = Often(model.parameters(), {})
+    sparsifier = StraightThrough(model, optimizer, 0.25, decay=DECAY, interval=100)
+    masks = [sparsifier.masks[target.name].clone() for target in sparsifier.targets]
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = loss_of(model, 0)
+        loss.backward()
+        return loss.detach()
+
+    sparsifier.step(closure)
+    for _ in range(3):
+        inputs = [(p * mask).requires_grad_() for p, mask in zip(dense, masks, strict=True)]
+        gradients = torch.autograd.grad(loss_of(_with(inputs), 0), inputs)
+        dense = [p - 0.1 * (g + DECAY * ~mask * p) for p, g, mask in zip(dense, gradients, masks, strict=True)]
+    for target, wanted, mask in zip(sparsifier.targets, dense, masks, strict=True):
+        torch.testing.assert_close(target.parameter.detach(), wanted * mask)
+        torch.testing.assert_close(sparsifier.hidden[target.name], wanted * ~mask)
+
+
+def _with(weights: list[Tensor]) -> nn.Module:
+    class Given(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tanh(x @ weights[0].T) @ weights[1].T
+
+    return Given()

@@ -23,12 +23,14 @@ from fxsparse.training.calibration.learn import Progress, learn
 from fxsparse.training.calibration.plan import Plan, planned
 from fxsparse.training.calibration.search import search
 from fxsparse.training.calibration.settings import Settings, settings_of
+from fxsparse.training.checkpoint import seeded
 from fxsparse.training.sparsifier import Sparsifier
 
 
 @dataclass(frozen=True, eq=False)
 class Calibrated:
-    """The sparse model (a copy; the dense one is as it was), its masks and counts, and how the run went."""
+    """The sparse model (a copy; the dense one is as it was), its masks and counts, and how the run went. It may be called, and asked for
+    parameters, state dict and so on, as the model itself."""
 
     model: nn.Module
     masks: dict[str, Tensor]
@@ -39,6 +41,14 @@ class Calibrated:
     seconds: float
     losses: list[float] = field(default_factory=list)  # the mean of each epoch
     searched: list[tuple[list[float], float]] = field(default_factory=list)  # every genome with its fitness
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "model" or name.startswith("__"):  # while a copy is made
+            raise AttributeError(f"a calibrated network has no {name!r}")
+        return getattr(self.model, name)
 
     @property
     def sparsity(self) -> float:
@@ -84,10 +94,11 @@ def calibrate(
         plan = replace(plan, allocation=chosen, total=chosen.total)  # less than asked only by what is smaller than a unit of the pattern
     student = copy.deepcopy(model)
     losses: list[float] = []
-    if settings.objective == "layer-wise":
-        made = _layer_wise(student, teacher, data, plan, settings, progress)
-    else:
-        made, losses = learn(student, teacher, data, plan, settings, progress)
+    with seeded(settings.seed):  # dropout
+        if settings.objective == "layer-wise":
+            made = _layer_wise(student, teacher, data, plan, settings, progress)
+        else:
+            made, losses = learn(student, teacher, data, plan, settings, progress)
     empty = [name for name, count in made.nonzeros.items() if count == 0]
     if empty and not settings.allow_empty:
         raise BudgetError(f"{empty[0]} was left without weights; use allocation='erk', less sparsity, or exclude it")

@@ -143,7 +143,8 @@ def heads_of(model: nn.Module, inputs: Inputs, asked: Mapping[str, str] | None =
     leaves = [leaf for _, leaf in tree_flatten_with_path(output)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
     if not leaves:
         raise Error(f"{type(model).__name__} returned no numbers to compare; name modules inside it, as heads={{'head': 'values'}}")
-    return Heads({"": "classes" if isinstance(output, Tensor) and output.dim() == 2 else "values"})
+    scores = isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1  # a single number is no choice among classes
+    return Heads({"": "classes" if scores else "values"})
 
 
 def blocks(model: nn.Module, masked: Sequence[str]) -> list[str]:

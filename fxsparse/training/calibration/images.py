@@ -57,7 +57,7 @@ def chunks(inputs: Inputs, device: torch.device, most: int = CHUNK) -> Iterator[
 
 def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calibration:
     """All batches in one piece. What makes a calibration hopeless is said here, before any work is done."""
-    inputs, labels = _batches(loader)
+    inputs, labels = _batches(model, loader)
     count = sum(map(len, inputs))
     if count < LEAST:
         raise Error(f"{count} calibration images are too few; give at least {LEAST}, some thousands are usual")
@@ -70,9 +70,12 @@ def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calib
         _check_outputs(model, x, heads)
         return Calibration(x, heads)
     y = torch.cat(labels) if len(labels) == len(inputs) else None
+    with evaluating(model), torch.no_grad():
+        classes = as_logits(model(moved(x[:2], _device(model)))).shape[1]
+    if classes == 1:
+        raise Error("the model gives one score an image, which is no choice among classes; give heads={'': 'yes-no'}, or 'values'")
     if y is not None:
-        with evaluating(model), torch.no_grad():
-            _check_classes(y, as_logits(model(moved(x[:2], _device(model)))).shape[1])
+        _check_classes(y, classes)
     teacher = predictions(model, x)
     if y is None:
         _check_answers(teacher)
@@ -81,12 +84,17 @@ def gather(model: nn.Module, loader: Iterable[Any], settings: Settings) -> Calib
     return Calibration(x, heads, teacher, y.to(teacher.device))
 
 
-def _batches(loader: Iterable[Any]) -> tuple[list[Inputs], list[Tensor]]:
+def _batches(model: nn.Module, loader: Iterable[Any]) -> tuple[list[Inputs], list[Tensor]]:
     """A batch is a tensor of images, or a list of images of several sizes; or (one of these, classes or anything else)."""
     inputs: list[Inputs] = []
     labels: list[Tensor] = []
+    takes_lists: bool | None = None
     for batch in loader:
-        pair = batch if isinstance(batch, (tuple, list)) and not _is_images(batch) else (batch,)
+        pair = batch if isinstance(batch, (tuple, list)) else (batch,)
+        if _is_images(batch):
+            if takes_lists is None and len(batch) <= 2:  # perhaps a batch of sequences, alone or with others
+                takes_lists = _takes_lists(model, batch[0])
+            pair = (batch,) if takes_lists or len(batch) > 2 else batch
         x, y = (*pair, None, None)[:2]
         if not isinstance(x, Tensor) and not _is_images(x):
             found = type(x).__name__
@@ -99,6 +107,16 @@ def _batches(loader: Iterable[Any]) -> tuple[list[Inputs], list[Tensor]]:
         shapes = " and ".join(sorted(str(tuple(shape)) for shape, _ in kinds))
         raise Error(f"the calibration images have the shapes {shapes}; give them one size, or lists to a model that takes lists")
     return inputs, labels
+
+
+@torch.no_grad()
+def _takes_lists(model: nn.Module, image: Tensor) -> bool:
+    try:
+        with evaluating(model):
+            model([image.to(_device(model))])
+    except Exception:  # in its own words
+        return False
+    return True
 
 
 def _is_images(batch: Any) -> bool:

@@ -22,6 +22,7 @@ from fxsparse.sparsity.targets import unwrapped
 from fxsparse.training.east.collapse import Connections, Health
 from fxsparse.training.east.parts import adjusted_density, own_parameters, targets_of
 from fxsparse.training.east.schedules import exchanged, fading
+from fxsparse.training.methods import usual_interval
 from fxsparse.training.sparsifier import Options, Sparsifier
 
 WEAK = 0.1  # of the median norm of a layer's filters
@@ -63,9 +64,12 @@ class Extreme(Sparsifier):
         sharing: int | None = None,
         **options: Unpack[Options],
     ) -> None:
+        if not isinstance(steps, int) or steps < 1:
+            raise Error(f"steps is the number of optimizer steps of the whole run, not {steps!r}")
         module = model.module if isinstance(model, Network) else model
         _require_parts(module, dyrelu, sharing)
         options.setdefault("grow", "gradient")
+        options.setdefault("interval", usual_interval(steps))
         include, exclude = options.get("include"), options.get("exclude", ())
         _, patterns = targets_of(module, include, exclude)
         target = checked_density(density)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from fxsparse.errors import BudgetError
 from fxsparse.network import Network, trace
+from fxsparse.passes.base import PassResult
 from fxsparse.passes.insert_dyrelu import InsertDyrelu
 from fxsparse.passes.phase_dyrelu import PhaseDyrelu, dyrelus, set_beta
 from fxsparse.passes.remove_dyrelu import RemoveDyrelu
@@ -30,10 +32,17 @@ def prepared(model: nn.Module | Network, inputs: Any = None, *, dyrelu: bool = T
     module is to be trained; make the optimizer over its parameters."""
     network = model if isinstance(model, Network) else trace(model, inputs)
     if sharing:
-        network = ShareWeights(own=sharing, seed=seed)(network).network
+        network = _changed(ShareWeights(own=sharing, seed=seed)(network), "give sharing=0")
     if dyrelu:
-        network = InsertDyrelu(seed=seed)(network).network
+        network = _changed(InsertDyrelu(seed=seed)(network), "give dyrelu=False")
     return network
+
+
+def _changed(result: PassResult, hint: str) -> Network:
+    """The network after a pass; a warning where it found nothing to do."""
+    if not result.modified:
+        warnings.warn(f"a part of EAST is missing, as {result.notes[-1]}; {hint} if that is right", stacklevel=3)
+    return result.network
 
 
 def finished(network: Network, masks: Mapping[str, Tensor]) -> Network:

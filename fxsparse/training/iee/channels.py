@@ -16,14 +16,22 @@ from fxsparse.network import Network
 from fxsparse.surgery.carry import carry
 from fxsparse.surgery.journal import Init, grid
 from fxsparse.training.distributed import require_agreement
-from fxsparse.training.frozen import Frozen
-from fxsparse.training.iee.asked import criterion_of, everything, require_reachable, require_silent, spending_of
+from fxsparse.training.iee.asked import (
+    cost_of,
+    criterion_of,
+    everything,
+    require_askable,
+    require_owned,
+    require_reachable,
+    require_silent,
+    spending_of,
+)
 from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.channel_state import restored, saved
 from fxsparse.training.iee.counts import share_of_cycle
 from fxsparse.training.iee.exploration import Exploration
 from fxsparse.training.iee.latency import NEAR, TRIES, Latency
-from fxsparse.training.iee.settings import Choices, Settings, settings_of
+from fxsparse.training.iee.settings import Choices, Settings, require_same, settings_of, told
 from fxsparse.training.iee.spending import Living, Spending, best_within
 from fxsparse.training.iee.timeline import Change, Event, Memory, Timeline
 from fxsparse.training.iee.units import UnitCriterion
@@ -78,15 +86,11 @@ class ExploitExploreChannels(MaskedOptimizer):
         )
         self.criterion = criterion_of(chosen.criterion)
         self.growth_criterion = self.criterion if chosen.grow is None else criterion_of(chosen.grow)
-        if chosen.scale != 1.0 or chosen.ranking != "inside":
-            raise Error("units wake with their values as they are, and grow beside what lives; leave scale and ranking alone")
-        if not chosen.explore and chosen.growth and self.growth_criterion.reads_gradient:
-            raise Error("what rests has no gradients unless it explores; give explore > 0, growth=0, or criterion='magnitude'")
-        missing = [name for name in exclude if name not in network.origin.structure.groups]
-        if missing:
-            raise Error(f"exclude: there is no group {missing[0]!r}; `fxsparse inspect` lists them")
+        exclude = (exclude,) if isinstance(exclude, str) else exclude
+        require_askable(network, chosen, self.growth_criterion, exclude, least)
         self.exclude, self.least, self.followers, self.on_change = frozenset(exclude), least, tuple(followers), on_change
         super().__init__(network.module, optimizer, ())
+        require_owned(network, optimizer)
         self.network = network
         self.spending, self.part = spending_of(asked, spending, part, lambda: Latency.on(network, engine, threads))
         self.active: Living = dict(network.living)  # what lives: while exploring, less than the network holds
@@ -100,7 +104,6 @@ class ExploitExploreChannels(MaskedOptimizer):
         self.timeline = Timeline(spans=tuple(self.calendar.spans()))
         self.timeline.add(Event(0, 0, "start", {name: Change(len(units)) for name, units in self.active.items() if self._may_change(name)}))
         self._exploration: Exploration | None = None
-        self._frozen_before: Frozen | None = None
         self._seen: tuple[UnitCriterion, dict[str, Tensor]] | None = None  # the coming step's scores
         self._hook()
 
@@ -134,6 +137,11 @@ class ExploitExploreChannels(MaskedOptimizer):
     def at_rest(self) -> Network:
         """The small network: a new one in the middle of an exploration, else the present one."""
         return self.network.shrink(self.active) if self.exploring else self.network
+
+    def freeze(self, parts: Mapping[str, Tensor | None] | None) -> None:
+        """Refused: the parts of a tensor are others in each shape of the network."""
+        if parts is not None:
+            raise Error("parts of a network that shrinks and regrows cannot be frozen; set requires_grad=False on what must not train")
 
     # ---- the step -------------------------------------------------------------------------------------------------------------
 
@@ -213,7 +221,7 @@ class ExploitExploreChannels(MaskedOptimizer):
         """Bring the best of the resting units back beside all that live."""
         if self._exploration is not None:
             self._exploration.end()
-            self._exploration, self.frozen = None, self._frozen_before
+            self._exploration, self._held = None, None
         share = share_of_cycle(self.settings.growth, self.calendar.cycle(self.steps_done), self.calendar.cycles, self.settings.decay)
         limit = max(self.spending(self.network, self.active), (1 + share) * self._limit())
         if not self.calendar.explore:
@@ -242,7 +250,7 @@ class ExploitExploreChannels(MaskedOptimizer):
         free = self._resting_parts() if self.settings.freeze else None
         self._exploration = Exploration(self.network.module, self.optimizer, free, rate=self.settings.explore_lr)
         self._exploration.begin(aside, evaluate=self.settings.statistics == "eval")
-        self._frozen_before, self.frozen = self.frozen, self._exploration.frozen() or self.frozen
+        self._held = self._exploration.frozen()
 
     def _resting_parts(self) -> dict[nn.Parameter, Tensor]:
         """Parameter -> true where it belongs to a unit that does not live."""
@@ -304,6 +312,7 @@ class ExploitExploreChannels(MaskedOptimizer):
             "method": type(self).__name__,
             "calendar": asdict(self.calendar),
             "part": self.part,
+            "choices": {"cost": cost_of(self.spending), **told(self.settings)},
             "steps_done": self.steps_done,
             "spent": dict(self.spent),
             "active": {name: list(units) for name, units in self.active.items()},
@@ -324,9 +333,10 @@ class ExploitExploreChannels(MaskedOptimizer):
             )
         if state.get("part", self.part) != self.part:
             raise CheckpointError(f"the state is of a run to {state['part']:g} of the cost, not {self.part:g}; make it with that budget")
+        require_same(state.get("choices", {}), {"cost": cost_of(self.spending), **told(self.settings)})
         if self._exploration is not None:
             self._exploration.end(put_back=False)
-            self._exploration, self.frozen = None, self._frozen_before
+            self._exploration, self._held = None, None
         self._become(self.network.with_living({name: tuple(units) for name, units in state["network"]["living"].items()}))
         self.network = restored(self.network, state["network"])
         self.optimizer.load_state_dict(dict(optimizer))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypedDict
 
-from fxsparse.errors import Error
+from fxsparse.errors import CheckpointError, Error
 
 Value = Literal["last", "zero", "random"]
 CHOICES = {
@@ -15,6 +15,7 @@ CHOICES = {
     "ranking": ("inside", "joint"),
     "decay": ("cosine", "constant"),
 }
+COUNTS = ("cycles", "most", "estimate", "explore")
 SHARES = ("growth", "stop", "ramp")
 
 
@@ -67,6 +68,12 @@ class Settings:
         for name, known in CHOICES.items():
             if getattr(self, name) not in known:
                 raise Error(f"{name} is {getattr(self, name)!r}; choose {', '.join(known)}")
+        for name in COUNTS:
+            if not isinstance(getattr(self, name), int) and not (name == "cycles" and self.cycles is None):
+                raise Error(f"{name} is a whole number, not {getattr(self, name)!r}")
+        for name in (*SHARES, "scale", "explore_lr"):
+            if not isinstance(getattr(self, name), int | float):
+                raise Error(f"{name} is a number, not {getattr(self, name)!r}")
         for name in SHARES:
             if not 0 <= getattr(self, name) <= 1:
                 raise Error(f"{name} is a share between 0 and 1, not {getattr(self, name)!r}")
@@ -81,6 +88,19 @@ PRESETS: dict[str, Settings] = {
     "sparse": Settings(value="zero", explore=4, grace=True),
     "ramp": Settings(ramp=0.9, stop=0.9, most=24, explore=0, growth=0.0),
 }
+
+
+def told(settings: Settings) -> dict[str, Any]:
+    """The choices in plain values, for a saved state."""
+    values = asdict(settings)
+    return {name: getattr(value, "__name__", type(value).__name__) if callable(value) else value for name, value in values.items()}
+
+
+def require_same(saved: Mapping[str, Any], own: Mapping[str, Any]) -> None:
+    """An error where a state was saved under other choices: the run would not go on as it was begun."""
+    odd = next((name for name, value in own.items() if saved.get(name, value) != value), None)
+    if odd is not None:
+        raise CheckpointError(f"the state is of a run with {odd}={saved[odd]!r}, not {own[odd]!r}; make it as it was made then")
 
 
 def settings_of(preset: str, choices: Mapping[str, Any]) -> Settings:

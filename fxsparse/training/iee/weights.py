@@ -18,13 +18,12 @@ from fxsparse.sparsity.masks import apply, choose
 from fxsparse.sparsity.schedules import Cubic, Schedule
 from fxsparse.sparsity.scores import Mean, Score, Weight
 from fxsparse.sparsity.targets import Target, unwrapped
-from fxsparse.training.frozen import Frozen
 from fxsparse.training.iee.calendar import Stage, calendar_of
 from fxsparse.training.iee.checks import require_possible
 from fxsparse.training.iee.counts import share_of_cycle, within
 from fxsparse.training.iee.criterion import among_living, as_criterion, beside_living
 from fxsparse.training.iee.exploration import Exploration
-from fxsparse.training.iee.settings import Choices, Settings, settings_of
+from fxsparse.training.iee.settings import Choices, Settings, require_same, settings_of, told
 from fxsparse.training.iee.timeline import Change, Event, Memory, Timeline, relative_size
 from fxsparse.training.iee.waking import woken
 from fxsparse.training.sparsifier import Options, Sparsifier
@@ -71,7 +70,6 @@ class ExploitExplore(Sparsifier):
         self.exploring = False  # whether resting weights are awake, so that the module is not the sparse network now
         self.timeline = Timeline(spans=tuple(self.calendar.spans()))
         self._exploration: Exploration | None = None
-        self._frozen_before: Frozen | None = None
         self._seen: tuple[Mean, dict[str, Tensor]] | None = None  # the coming step's scores
         super().__init__(model, optimizer, density, drop=self.criterion, grow=self.growth_criterion, **given)
         self.memory = Memory(self._masks)
@@ -202,15 +200,14 @@ class ExploitExplore(Sparsifier):
         free = {t.parameter: ~self._masks[t.name] for t in self.targets} if self.settings.freeze else None
         self._exploration = Exploration(unwrapped(self.model), self.optimizer, free, rate=self.settings.explore_lr)
         self._exploration.begin(aside, evaluate=self.settings.statistics == "eval")
-        self._frozen_before, self.frozen = self.frozen, self._exploration.frozen() or self.frozen
+        self._held = self._exploration.frozen()
         self.exploring = True
 
     def _sleep(self, *, put_back: bool = True) -> None:
         """The exploration ends; what the resting weights have become is remembered."""
         if self._exploration is not None:
             self._exploration.end(put_back=put_back)
-            self.frozen = self._frozen_before
-            self._exploration, self.exploring, self.resting = None, False, {}
+            self._exploration, self._held, self.exploring, self.resting = None, None, False, {}
             with torch.no_grad():
                 self._part(self._masks)
 
@@ -275,6 +272,7 @@ class ExploitExplore(Sparsifier):
     def extra_state(self) -> dict[str, Any]:
         return {
             "calendar": asdict(self.calendar),
+            "choices": told(self.settings),
             "resting": dict(self.resting),
             "aside": None if self._exploration is None else self._exploration.state(),
             "criteria": [each.state_dict() for each in (self.criterion, self.growth_criterion)],
@@ -288,9 +286,10 @@ class ExploitExplore(Sparsifier):
         if state.get("method") == type(self).__name__ and extra.get("calendar") != asdict(self.calendar):
             raise CheckpointError(f"the state is of a run with the calendar {extra.get('calendar')}, not {asdict(self.calendar)}")
         require_fitting(state, self)
+        require_same(extra.get("choices", {}), told(self.settings))
         if self._exploration is not None:
             self._exploration.end(put_back=False)
-            self._exploration, self.frozen = None, self._frozen_before
+            self._exploration, self._held = None, None
         self.resting, self.exploring = {}, extra["aside"] is not None
         super().load_state_dict(state)
 

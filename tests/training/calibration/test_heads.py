@@ -176,3 +176,33 @@ def test_torchvision_s_detectors(kind: str, method: str) -> None:
     assert len(answer) == 2 and set(answer[0]) == {"boxes", "labels", "scores"}
     if method == "distill":
         assert len(result.losses) == 2 and result.losses[1] < result.losses[0]
+
+
+def test_a_single_score_is_no_choice_among_classes() -> None:
+    """Its softmax is 1 whatever it is: nothing would be learnt, and everything would agree."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(10, 32), nn.ReLU(), nn.Linear(32, 1))
+    data = [(torch.randn(64, 10), torch.randint(0, 2, (64,)))]
+    made = calibrate(model, data, 0.8, "distill", allocation="erk", lr=1e-3, **{**SMALL, "epochs": 20})
+    assert not made.classifies and made.agreement < 1 and made.losses[-1] < 0.8 * made.losses[0]
+    assert calibrate(model, data, 0.8, "distill", allocation="erk", heads={"": "yes-no"}, **SMALL).losses[0] > 0
+    with pytest.raises(Error, match=r"one score an image, which is no choice among classes; give heads=\{'': 'yes-no'\}"):
+        calibrate(model, data, 0.8, "distill", allocation="erk", heads={"": "classes"}, **SMALL)
+
+
+class Sequences(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.GRU(6, 16, batch_first=True), nn.Linear(16, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        made: Tensor = self.head(self.body(x)[0])
+        return made
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_batches_of_sequences_are_no_lists_of_images(others: int) -> None:
+    """As loaders of a TensorDataset give them."""
+    torch.manual_seed(0)
+    loader = [[torch.randn(8, 7, 6) for _ in range(1 + others)] for _ in range(8)]
+    assert calibrate(Sequences(), loader, 0.5, "magnitude", allocation="erk").agreement > 0

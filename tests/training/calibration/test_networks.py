@@ -181,3 +181,16 @@ def test_without_labels_a_model_that_says_the_same_of_everything_is_refused() ->
     nn.init.zeros_(model.get_parameter("1.weight"))
     with pytest.raises(Error, match="gives all 40 calibration images the same scores, so nothing can be learnt from it"):
         calibrate(model, [torch.rand(40, 3, 2, 2)], 0.5, "magnitude")
+
+
+def test_dropout_is_drawn_by_the_seed_and_draws_nothing_of_the_caller_s() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 10))
+    made, drawn = [], []
+    for chance in (1, 2):
+        torch.manual_seed(chance)
+        made.append(calibrate(model, [images()[0][:64]], 0.5, "distill", **SMALL).model.state_dict())
+        drawn.append(torch.rand(1))
+    assert all(torch.equal(value, made[1][name]) for name, value in made[0].items())
+    torch.manual_seed(2)
+    assert torch.equal(drawn[1], torch.rand(1))

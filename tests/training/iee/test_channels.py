@@ -219,6 +219,10 @@ def test_a_state_of_another_budget_and_a_plain_module_are_refused() -> None:
     saved = sparsifier.state_dict()
     with pytest.raises(CheckpointError, match=r"a run to 0\.5 of the cost, not 0\.8; make it with that budget"):
         made(macs=0.8).load_state_dict(saved, sparsifier.optimizer.state_dict())
+    with pytest.raises(CheckpointError, match="a run with cost='macs', not 'parameters'"):
+        made(macs=None, parameters=0.5).load_state_dict(saved, sparsifier.optimizer.state_dict())
+    with pytest.raises(CheckpointError, match="a run with criterion='magnitude', not 'taylor'; make it as it was made then"):
+        made(criterion="taylor").load_state_dict(saved, sparsifier.optimizer.state_dict())
     model = residual()
     with pytest.raises(Error, match=r"a .* stands where the network should; give fxsparse\.trace"):
         ExploitExploreChannels(model, torch.optim.SGD(model.parameters(), lr=0.1), macs=0.5, steps=10)  # type: ignore[arg-type]
@@ -376,6 +380,10 @@ def test_complaints() -> None:
         ({"units": 0.5}, Error, "one budget"),
         ({"macs": None}, Error, "one budget"),
         ({"macs": 1.5}, Error, "above 0 and at most 1"),
+        ({"macs": "half"}, Error, "above 0 and at most 1, not 'half'"),
+        ({"estimate": "2"}, Error, "estimate is a whole number, not '2'"),
+        ({"least": 0}, Error, "at least one unit, not least=0"),
+        ({"exclude": "nothing"}, Error, "no group 'nothing'"),
         ({"criterion": "beauty"}, Error, "no score of units 'beauty'"),
         ({"explore": 0, "criterion": "taylor"}, Error, "no gradients unless it explores"),
         ({"scale": 2.0}, Error, "leave scale"),
@@ -385,6 +393,11 @@ def test_complaints() -> None:
     for options, error, text in cases:
         with pytest.raises(error, match=text):
             made(**options)
+    with pytest.raises(Error, match="set requires_grad=False on what must not train"):
+        made().freeze({"conv1.weight": None})
+    foreign = torch.optim.SGD(residual().parameters(), lr=0.1)
+    with pytest.raises(Error, match="the SGD holds no parameter of the network"):
+        ExploitExploreChannels(fxsparse.trace(residual(), torch.randn(2, 3, 8, 8)), foreign, **OPTIONS)
 
 
 def test_excluded_groups_and_minimal_widths() -> None:

@@ -318,6 +318,9 @@ def test_complaints() -> None:
     cases: list[tuple[dict[str, Any], type[Error], str]] = [
         ({"value": "best"}, Error, "choose last, zero, random"),
         ({"growth": 1.5}, Error, "share between 0 and 1"),
+        ({"growth": "much"}, Error, "growth is a number, not 'much'"),
+        ({"explore": "5"}, Error, "explore is a whole number, not '5'"),
+        ({"cycles": 1.5}, Error, r"cycles is a whole number, not 1\.5"),
         ({"cycles": 20}, Error, "no room"),
         ({"explore": 0, "value": "zero"}, Error, "all alike"),
         ({"steps": 0}, Error, "whole run"),
@@ -334,6 +337,13 @@ def test_complaints() -> None:
     with pytest.raises(Error, match="nothing is pruned or grown"):
         sparsifier.update()
     state = sparsifier.state_dict()
+    others: list[tuple[dict[str, Any], str]] = [
+        ({"criterion": "taylor"}, "criterion='magnitude', not 'taylor'"),
+        ({"value": "random"}, "value='last', not 'random'"),
+    ]
+    for changed, said in others:
+        with pytest.raises(CheckpointError, match=f"the state is of a run with {said}; make it as it was made then"):
+            made(**changed)[2].load_state_dict(state)
     other = made(explore=5)[2]
     with pytest.raises(CheckpointError, match="calendar"):
         other.load_state_dict(state)
@@ -398,14 +408,13 @@ def test_statistics_that_a_module_puts_anew_are_kept_as_well() -> None:
     assert prints[0] != prints[-1]
 
 
-@pytest.mark.parametrize("fused", [False, True])
-@pytest.mark.parametrize("clip", [False, True])
+@pytest.mark.parametrize(("fused", "clip"), [(False, False), (False, True), (True, True)])
 def test_a_step_that_overflows_is_none(fused: bool, clip: bool) -> None:
     """Beside a run without any: powers of two change no bit."""
     runs = []
     for factors in ((1.0,), (float("inf"), 1.0)):
         model = network()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, fused=fused)
+        optimizer = torch.optim.Adam(model.parameters(), lr=0.01, fused=fused)
         sparsifier = ExploitExplore(model, optimizer, criterion="taylor", **OPTIONS)
         scaler = torch.amp.GradScaler("cpu", init_scale=2.0**60, growth_interval=10_000)
         for step, factor in product(range(STEPS), factors):
@@ -420,3 +429,27 @@ def test_a_step_that_overflows_is_none(fused: bool, clip: bool) -> None:
         assert sparsifier.steps_done == STEPS
         runs.append(([p.detach() for p in model.parameters()], dict(sparsifier.masks)))
     assert same(*runs)
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_the_user_froze_stays_frozen_beside_what_an_exploration_holds(late: bool) -> None:
+    model, optimizer, sparsifier = made(value="random")
+    named = dict(model.named_parameters())
+    before = {name: p.detach().clone() for name, p in named.items()}
+    seen = []
+
+    def watch(sparsifier: ExploitExplore, step: int) -> None:
+        nonlocal before
+        if sparsifier.exploring:
+            if sparsifier.calendar.enters(step + 1):
+                if late:
+                    sparsifier.freeze({"3.weight": None})
+            else:
+                living = [name for name, mask in sparsifier.masks.items() if not torch.equal(named[name][mask], before[name][mask])]
+                seen.append((torch.equal(named["3.weight"], before["3.weight"]), living))
+            before = {name: p.detach().clone() for name, p in named.items()}
+
+    if not late:
+        sparsifier.freeze({"3.weight": None})
+    train(model, sparsifier, optimizer, watch=watch)
+    assert seen == [(True, [])] * len(seen) and len(seen) == 2 * (OPTIONS["explore"] - 1)
