@@ -55,6 +55,7 @@ class Origin:
     notes: tuple[str, ...]
     islands: tuple[str, ...]
     original: type[nn.Module]
+    train: bool = True  # whether train mode was looked at
     silences: Silences = field(default_factory=Silences)
 
 
@@ -259,11 +260,14 @@ class Network:
 
 @collected_later()
 @remembered()
-def trace(model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, *, check: bool = False) -> Network:
+def trace(
+    model: nn.Module, example_inputs: Any, kwargs: Mapping[str, Any] | None = None, *, check: bool = False, train: bool = True
+) -> Network:
     """Trace a model on example inputs (a tuple; a single tensor is fine) and find its coupled channels. The model is left alone; the
-    network shares its parameters. With `check`, model and traced module run on the inputs, and on twice as many, and must agree."""
+    network shares its parameters. With `check`, model and traced module run on the inputs, and on twice as many, and must agree. With
+    `train=False`, train mode is left out: nothing is protected for its sake, and a network that differs in it refuses to train."""
     args = as_arguments(example_inputs)
-    network = analysed(trace_module(model, args, kwargs), example_inputs_of(args, kwargs), type(model))
+    network = analysed(trace_module(model, args, kwargs, train=train), example_inputs_of(args, kwargs), type(model))
     if check:
         require_faithful(model, network.module, args, dict(kwargs or {}))
     return network
@@ -280,7 +284,7 @@ def analysed(traced: Traced, inputs: tuple[Any, dict[str, Any]], original: type[
         traced.module, lambda tensor: to_meta_but_flags(tensor) if id(tensor) in held else tensor, keep=traced_graphs(traced.module)
     )
     structure = feasible(skeleton, structure, inputs)
-    origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original)
+    origin = Origin(skeleton, structure, inputs, traced.notes, traced.islands, original, traced.train)
     return Network(traced.module, origin, {name: g.units for name, g in structure.groups.items()})
 
 
@@ -293,7 +297,7 @@ def retraced(module: nn.Module, origin: Origin) -> Traced:
     if isinstance(module, TracedModule) and module.train_error:
         runs = [(mode, answers) for mode, answers in runs if mode != "train"]
     tapes = tuple(record(module, *origin.inputs, mode, answers) for mode, answers in runs)
-    return Traced(module, tapes, origin.notes, origin.islands)
+    return Traced(module, tapes, origin.notes, origin.islands, origin.train)
 
 
 def _fitting(masks: Mapping[str, Tensor], network: Network) -> dict[str, Tensor]:

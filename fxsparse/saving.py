@@ -58,6 +58,7 @@ def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = Fa
             "model": network.origin.original.__qualname__,
             "fingerprint": fingerprint(network),
             "inputs": _encode(network.origin.inputs),
+            "train": network.origin.train,
             "living": living,
             "edits": list(network.edits),
             "masks": sorted(network.masks),
@@ -98,7 +99,7 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     said = _read_json(path / "structure.json")
     args, kwargs = _decode(said["inputs"], "inputs")
     weights = _read_weights(path / "weights.safetensors")
-    dense = _edited(_traced(model, tuple(args), kwargs, weights, path), said["edits"], path)
+    dense = _edited(_traced(model, tuple(args), kwargs, said["train"], weights, path), said["edits"], path)
     if fingerprint(dense) != said["fingerprint"]:
         raise CheckpointError(
             f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
@@ -122,10 +123,12 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     return replace(dense, module=module, living=living, journal=Journal(remembered), masks=masks, provenance=provenance)
 
 
-def _traced(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], saved: Mapping[str, Tensor], path: Path) -> Network:
+def _traced(
+    model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], train: bool, saved: Mapping[str, Tensor], path: Path
+) -> Network:
     """The dense network; another model, or one of another dtype, may not run on the saved example inputs."""
     try:
-        return trace(_with_flags(model, saved), args, kwargs)
+        return trace(_with_flags(model, saved), args, kwargs, train=train)
     except TraceError as error:
         own = model.state_dict()
         for key in sorted(own.keys() & saved.keys()):
@@ -224,9 +227,9 @@ def _read_json(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: {error}") from error
     if not isinstance(said, dict) or said.get("format") != FORMAT:
         raise CheckpointError(f"{path} is no {FORMAT} file; it was written by something else or by another version")
-    types = {"model": str, "fingerprint": str, "living": dict, "journal": bool, "inputs": dict}
+    types = {"model": str, "fingerprint": str, "living": dict, "journal": bool, "inputs": dict, "train": bool}
     types |= {"edits": list, "masks": list, "provenance": list}
-    said = {"edits": [], "masks": [], **said}
+    said = {"edits": [], "masks": [], "train": True, **said}
     for name, kind in types.items():
         if not isinstance(said.get(name), kind):
             raise CheckpointError(f"{path} is damaged: {name!r} should be a {kind.__name__}")

@@ -45,6 +45,7 @@ class Islands:
     kwargs: Mapping[str, Any]
     why: str
     first: Mode = "eval"
+    train: bool = True  # whether train mode is asked for
     trains: bool = False  # the untouched model runs in train mode on these inputs
     calls: dict[str, list[_Call]] = field(default_factory=dict)
     found: dict[str, TracedModule] = field(default_factory=dict)
@@ -70,7 +71,7 @@ class Islands:
         for turn in TURNS if plain.chance else ():
             with contextlib.suppress(TraceError):
                 self.record_calls(self.first, turn=turn)
-        if self.first == "eval":
+        if self.first == "eval" and self.train:
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
                 tapes["train", NO] = record(self.shell, self.args, self.kwargs, "train")
         for mode, tape in [(mode, tape) for (mode, _), tape in tapes.items()]:
@@ -108,7 +109,7 @@ class Islands:
             return
         if alike:
             try:
-                graphs, tapes, train_error = both_modes(module, calls[0].args, calls[0].kwargs, name)
+                graphs, tapes, train_error = both_modes(module, calls[0].args, calls[0].kwargs, name, train=self.train)
                 untrained = bool(train_error) and self.trains  # its parts may do better
                 if not untrained and not any(tape.guessed for tape in tapes):  # control flow may depend on it: boxes that are found, or not
                     if self.first == "train" and "train" in graphs:  # in eval mode nobody calls it: the whole graph calls its layers
@@ -135,7 +136,8 @@ class Islands:
                 self.notes.append(f"{name!r} is left in plain Python: its graph did not repeat what the original does")
                 self.visit_parts(name, restored)
         if not self.trains:
-            self.notes.append("train mode was not recorded: the model does not run on these inputs in train mode")
+            why = "the model does not run on these inputs in train mode" if self.train else "train=False"
+            self.notes.append(f"train mode was not recorded: {why}")
         return tapes
 
     def like(self, wrong: str) -> list[str]:

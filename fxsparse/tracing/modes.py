@@ -31,10 +31,20 @@ def exporting() -> Iterator[None]:
         torch.compiler._is_compiling_flag, torch.compiler._is_exporting_flag = before
 
 
+EVAL_ALONE = "the network was traced for eval mode alone; to train it, trace it without train=False"
+
+
 def both_modes(
-    module: nn.Module, args: Any, kwargs: Mapping[str, Any], prefix: str, again: Callable[[], AbstractContextManager[None]] | None = None
+    module: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    prefix: str,
+    again: Callable[[], AbstractContextManager[None]] | None = None,
+    *,
+    train: bool = True,
 ) -> tuple[dict[Mode, TracedGraph], tuple[Tape, ...], str]:
-    """The eval graph, and the train graph where the code asks for its mode; each tried `again` in this context if it fails."""
+    """The eval graph, and the train graph where the code asks for its mode; each tried `again` in this context if it fails. Code that asks
+    does not train without `train`."""
 
     device = next(
         (
@@ -58,7 +68,9 @@ def both_modes(
     graphs: dict[Mode, TracedGraph] = {"eval": graph}
     tapes = [tape]
     train_error = ""
-    if asked:
+    if asked and not train:
+        train_error = EVAL_ALONE
+    elif asked:
         try:
             graphs["train"], train_tape, _ = graph_of("train")
             tapes.append(train_tape)

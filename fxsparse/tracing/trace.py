@@ -28,26 +28,28 @@ class Traced:
     tapes: tuple[Tape, ...]  # eval first
     notes: tuple[str, ...]
     islands: tuple[str, ...]  # qualified names of the traced parts; ("",) when all of it is
+    train: bool = True  # whether it may train as the user's model does
 
 
-def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None) -> Traced:
-    """Trace a model on example inputs; the model itself is left alone."""
+def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, *, train: bool = True) -> Traced:
+    """Trace a model on example inputs; the model itself is left alone. Without `train`, its train mode is not looked at."""
     _refuse(model)
     kwargs = dict(kwargs or {})
     prepared = replace_attention(shared_copy(model))
     try:
-        graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting)
+        graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting, train=train)
         attributes = tuple(read_attributes(prepared, (each.graph for each in graphs.values())))
         if attributes:
             as_buffers(prepared, attributes)
-            graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting)
+            graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting, train=train)
     except TraceError as error:
-        parts = Islands(prepared, args, kwargs, str(error))
+        parts = Islands(prepared, args, kwargs, str(error), train=train)
         tapes = parts.run()
         notes = (f"not traced as a whole, but in {len(parts.found)} parts: {error}", *parts.notes)
-        return Traced(prepared, tapes, notes, tuple(parts.found))
-    if not train_error:
-        return Traced(as_traced(prepared, graphs, attributes=attributes), tapes, (), ("",))
+        return Traced(prepared, tapes, notes, tuple(parts.found), train)
+    if not train_error or not train:
+        whole = as_traced(prepared, graphs, train_error, attributes=attributes)
+        return Traced(whole, tapes, (f"train mode refuses: {train_error}",) if train_error else (), ("",), train)
     parts = Islands(prepared, args, kwargs, train_error, first="train")
     try:
         tapes = (*tapes, *parts.run())

@@ -235,3 +235,25 @@ class DropPath(Dropping):
 
 def test_a_name_alone_makes_no_leaf() -> None:
     assert "train mode stays in plain Python" in traced(DropPath()).notes[0]
+
+
+def test_train_mode_may_be_left_out(tmp_path: Path) -> None:
+    model, x = Dropping().eval(), torch.randn(4, 5)
+    both, alone = fxsparse.trace(model, x), fxsparse.trace(model, x, train=False)
+    assert not both.group("stem").prunable and alone.group("stem").prunable
+    assert [each.tape.mode for each in alone.origin.structure.reading.tapes] == ["eval"]
+    small = alone.shrink({"stem": [0, 2, 3, 7]})
+    assert fxsparse.verify(alone, small).max_error < 1e-9
+    with pytest.raises(fxsparse.TraceError, match="train=False"):
+        small.module.train()(x)
+    small.module.eval()
+    fxsparse.save(small, tmp_path)
+    again = fxsparse.load(tmp_path, Dropping().eval())
+    assert torch.equal(again(x), small(x)) and not again.origin.train
+
+
+def test_what_does_not_ask_for_its_mode_trains_all_the_same() -> None:
+    network = fxsparse.trace(nn.Sequential(nn.Linear(4, 8), nn.Dropout(0.5), nn.Linear(8, 2)), torch.randn(3, 4), train=False)
+    assert not network.notes
+    network.module.train()(torch.randn(3, 4)).sum().backward()
+    assert network.module.get_parameter("0.weight").grad is not None
