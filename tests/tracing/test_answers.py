@@ -135,3 +135,36 @@ def test_what_is_drawn_at_random_matters_where_code_looks_at_it(looks: str) -> N
     if looks == "not":
         small = network.shrink({"stem.0": [0, 3, 5]})
         assert fxsparse.verify(network, small).max_error < 1e-9
+
+
+UNTIL: dict[str, Callable[[Tensor], bool]] = {
+    "no": lambda x: not bool(x.abs().max() < 1),
+    "yes": lambda x: bool(x.abs().max() > 1),
+    "small": lambda x: float(x.abs().max()) > 0.5,
+    "large": lambda x: int(x.abs().max() * 100) < 200,
+}
+
+
+class Iterating(nn.Module):
+    """Goes on until a value says enough."""
+
+    def __init__(self, until: str) -> None:
+        super().__init__()
+        self.make, self.back, self.until = nn.Linear(4, 8), nn.Linear(8, 4), UNTIL[until]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(1000):
+            if not self.until(x):
+                break
+            x = 0.1 * self.back(self.make(x).relu())
+        result: Tensor = x + self.back(self.make(x).relu())
+        return result
+
+
+@pytest.mark.parametrize("until", sorted(UNTIL))
+def test_a_loop_until_a_value_says_enough_ends_while_it_is_recorded(until: str) -> None:
+    network = fxsparse.trace(Iterating(until).eval(), torch.randn(2, 4))
+    longest = max(len(each.tape.calls) for each in network.origin.structure.reading.tapes)
+    assert longest < 500 * 10
+    small = network.shrink({"make": [0, 2, 5]}) if network.group("make").prunable else network
+    assert fxsparse.verify(network, small).max_error < 1e-9
