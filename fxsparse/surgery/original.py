@@ -8,6 +8,7 @@ from torch import nn
 
 from fxsparse.errors import PlanError, TraceError
 from fxsparse.surgery.expectation import Expectation, difference
+from fxsparse.tracing.attributes import release
 from fxsparse.tracing.copies import meta_copy, shared_copy
 from fxsparse.tracing.recording import record
 from fxsparse.tracing.replacements import FreeAttention, restore_attention
@@ -23,6 +24,7 @@ def as_original(network: Network) -> nn.Module:
     for each in list(module.modules()):
         if isinstance(each, TracedModule):
             as_plain(each)
+            release(each)
             for name in [b for b in each._buffers if b.startswith("_gather_")]:
                 del each._buffers[name]
                 each._non_persistent_buffers_set.discard(name)

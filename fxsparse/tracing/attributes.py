@@ -1,11 +1,18 @@
-"""Tensors that a module keeps as plain attributes (`self.table = torch.zeros(1, 50, 64)`): they follow the channels as buffers do."""
+"""Tensors that a module keeps as plain attributes (`self.table = torch.zeros(1, 50, 64)`), in lists, or that stand beside its
+class (`MEAN = torch.tensor(...)`): they follow the channels as buffers do."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import itertools
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+KEPT, BESIDE = "_kept_", "_kept_beside_"  # names of buffers that no user has named
+MOST = 256  # a model that keeps more tensors in lists keeps data there
 
 
 def read_attributes(module: nn.Module, graphs: Iterable[torch.fx.Graph]) -> dict[str, Tensor]:
@@ -40,3 +47,71 @@ def _places(module: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module, st
     split = (name.rpartition(".") for name in names)
     places = {(id(owner), name): (owner, name) for prefix, _, name in split for owner in [module.get_submodule(prefix)]}
     return list(places.values())
+
+
+def hold_others(root: nn.Module) -> bool:
+    """Make buffers of the root of what is kept elsewhere, in place; whether there was any."""
+    known = {id(each) for each in (*root.parameters(), *root.buffers())}
+    for prefix, found in ((KEPT, _contained(root)), (BESIDE, _beside(root))):
+        for place, tensor in itertools.islice(found, MOST):
+            name = prefix + re.sub(r"\W", "_", place)
+            if id(tensor) not in known and not (tensor.requires_grad or tensor.is_meta or hasattr(root, name)):
+                root.register_buffer(name, tensor, persistent=False)
+                known.add(id(tensor))
+    return any(name.startswith(KEPT) for name in root._buffers)
+
+
+def release(root: nn.Module, but: Iterable[str] = ()) -> None:
+    """The way back, for all but these."""
+    stay = set(but)
+    for name in [name for name in root._buffers if name.startswith(KEPT) and name not in stay]:
+        del root._buffers[name]
+        root._non_persistent_buffers_set.discard(name)
+
+
+def still_beside(root: nn.Module) -> bool:
+    """Whether the code has left what stands beside its classes as it was."""
+    held = {name: value for name, value in root._buffers.items() if name.startswith(BESIDE)}
+    now = {BESIDE + name: value for name, value in _beside(root)} if held else {}
+    return all(now.get(name) is value for name, value in held.items())
+
+
+def part_ways(root: nn.Module) -> None:
+    """Once traced, the buffers may lose channels, and what lies in the lists stays what it is."""
+    for name, tensor in root._buffers.items():
+        if name.startswith(KEPT) and tensor is not None:
+            root._buffers[name] = tensor.detach()
+
+
+def beside(root: nn.Module) -> list[Tensor]:
+    """Those that user code reads past its modules: a copy for tracing has the very same."""
+    return [each for name, each in root._buffers.items() if name.startswith(BESIDE) and each is not None]
+
+
+def _contained(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    own = vars(nn.Module())
+    for prefix, module in root.named_modules():
+        for name, value in module.__dict__.items():
+            if name not in own:
+                yield from _inside(f"{prefix}.{name}" if prefix else name, value, set())
+
+
+def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Tensor]]:
+    if type(value) not in (list, tuple) or id(value) in opened:  # a list may hold itself, and dicts are caches as often as not
+        return
+    opened.add(id(value))
+    for key, item in enumerate(value):
+        if isinstance(item, Tensor):
+            yield f"{place}.{key}", item
+        else:
+            yield from _inside(f"{place}.{key}", item, opened)
+
+
+def _beside(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    places: dict[int, dict[str, Any]] = {}
+    for module in root.modules():
+        names = getattr(getattr(type(module), "forward", None), "__globals__", {})
+        if not str(names.get("__name__")).startswith(("torch.", "fxsparse.")):
+            places[id(names)] = names
+    for names in places.values():
+        yield from ((name, value) for name, value in list(names.items()) if type(value) is Tensor)

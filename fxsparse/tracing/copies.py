@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxsparse.tracing.attributes import beside
+
 _ATOMS = frozenset({
     *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
     *(torch.dtype, torch.device, torch.Size),
@@ -125,9 +127,9 @@ def to_meta_but_flags(tensor: Tensor) -> Tensor:
 
 
 def meta_copy(module: nn.Module) -> nn.Module:
-    """The module on meta tensors: its code and shapes, without its data but for flags."""
+    """The module on meta tensors: its code and shapes, without its data but for flags, and for what stands beside its class."""
     with torch.no_grad():
-        return copy_with(module, to_meta_but_flags)
+        return copy_with(module, to_meta_but_flags, keep=beside(module))
 
 
 def shared_copy(module: nn.Module) -> nn.Module:

@@ -15,6 +15,8 @@ from torch.utils._pytree import tree_leaves
 from fxsparse.errors import TraceError
 from fxsparse.tracing.numbers import Traced, TracedInt, written
 
+NOWHERE = "comes from nowhere"
+
 
 class Nodes:
     """The graph that is written, and what is known of the tensors in it."""
@@ -50,7 +52,7 @@ class Nodes:
             name = self.attributes.get(id(tensor))
             if name is None:
                 raise TraceError(
-                    f"a tensor of shape {tuple(tensor.shape)} comes from nowhere: it is no parameter, buffer, attribute or traced result"
+                    f"a tensor of shape {tuple(tensor.shape)} {NOWHERE}: it is no parameter, buffer, attribute or traced result"
                 )
             node = self.graph.get_attr(name)
             make = lambda: node  # noqa: E731

@@ -11,10 +11,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.attributes import as_buffers, read_attributes
+from fxsparse.tracing.attributes import as_buffers, hold_others, part_ways, read_attributes, release
 from fxsparse.tracing.copies import shared_copy
 from fxsparse.tracing.islands import Islands
 from fxsparse.tracing.modes import both_modes, exporting
+from fxsparse.tracing.nodes import NOWHERE
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedModule, as_traced
@@ -37,12 +38,12 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, 
     kwargs = dict(kwargs or {})
     prepared = replace_attention(shared_copy(model))
     try:
-        graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting, train=train)
-        attributes = tuple(read_attributes(prepared, (each.graph for each in graphs.values())))
-        if attributes:
-            as_buffers(prepared, attributes)
-            graphs, tapes, train_error = both_modes(prepared, args, kwargs, "", exporting, train=train)
+        graphs, tapes, train_error, attributes = _whole(prepared, args, kwargs, train)
     except TraceError as error:
+        held = _holding(model, args, kwargs, train) if NOWHERE in str(error) else None
+        if held is not None:
+            return held
+        prepared = replace_attention(shared_copy(model))
         parts = Islands(prepared, args, kwargs, str(error), train=train)
         tapes = parts.run()
         notes = (f"not traced as a whole, but in {len(parts.found)} parts: {error}", *parts.notes)
@@ -60,6 +61,34 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, 
         return Traced(whole, tapes, (f"train mode refuses: {train_error}",), ("",))
     notes = (f"train mode stays in plain Python, with {len(parts.found)} traced parts: {train_error}", *parts.notes)
     return Traced(as_traced(prepared, graphs, train_error, trains_in_python=True, attributes=attributes), tapes, notes, ("",))
+
+
+def _whole(module: nn.Module, args: Any, kwargs: Mapping[str, Any], train: bool) -> tuple[Any, tuple[Tape, ...], str, tuple[str, ...]]:
+    """The graphs of a module, its tapes, why it does not train, and the plain attributes that are buffers now."""
+    graphs, tapes, train_error = both_modes(module, args, kwargs, "", exporting, train=train)
+    attributes = tuple(read_attributes(module, (each.graph for each in graphs.values())))
+    if attributes:
+        as_buffers(module, attributes)
+        graphs, tapes, train_error = both_modes(module, args, kwargs, "", exporting, train=train)
+    return graphs, tapes, train_error, attributes
+
+
+def _holding(model: nn.Module, args: Any, kwargs: Mapping[str, Any], train: bool) -> Traced | None:
+    """The model as a whole, where it reads tensors from lists or from beside its classes; nothing where that is not enough."""
+    prepared = replace_attention(shared_copy(model))
+    if not hold_others(prepared):
+        return None
+    try:
+        graphs, *_ = both_modes(prepared, args, kwargs, "", exporting, train=train)
+        release(prepared, but=(str(node.target) for each in graphs.values() for node in each.graph.nodes if node.op == "get_attr"))
+        graphs, tapes, train_error, attributes = _whole(prepared, args, kwargs, train)
+    except TraceError:
+        return None
+    if train_error and train:  # plain Python would go on reading what lies there
+        return None
+    part_ways(prepared)
+    whole = as_traced(prepared, graphs, train_error, attributes=attributes)
+    return Traced(whole, tapes, (f"train mode refuses: {train_error}",) if train_error else (), ("",), train)
 
 
 def _refuse(model: Any) -> None:

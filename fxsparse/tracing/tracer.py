@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from fxsparse.errors import TraceError
+from fxsparse.tracing.attributes import still_beside
 from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.functions import noticed, old_variables
 from fxsparse.tracing.graphing import Graphing
@@ -68,6 +69,8 @@ def _trace_graph(
                 out = root.forward(*arguments, **keywords)
                 if drawn():
                     raise TraceError("the forward pass draws numbers with Python's random or with numpy, which a graph would repeat")
+                if not still_beside(root):
+                    raise TraceError("the forward pass puts another tensor in the place of one that stands beside its class")
             flat, out_spec = tree_flatten(out)
             tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
             if not tensors:

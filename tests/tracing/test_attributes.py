@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -79,3 +81,65 @@ def test_the_original_class_has_them_as_attributes() -> None:
     own = network.shrink({"stem": [0, 1, 4, 6, 7]}).as_original()
     assert own.positions.__dict__["table"].shape == (1, 10, 5) and "kernel" in own.__dict__
     torch.testing.assert_close(own(X), network.shrink({"stem": [0, 1, 4, 6, 7]}).module(X))
+
+
+MEAN = torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1)
+SCALE = torch.linspace(0.5, 1.5, 8)
+STATE = torch.zeros(1)
+
+
+class Elsewhere(nn.Module):
+    """Reads tensors from beside its class, from lists, or from a table."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.make, self.back, self.where = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), where
+        self.scales: Any = [torch.linspace(1, 2, 8), (torch.linspace(2, 3, 8), "no tensor")]
+        self.table = {"scale": torch.linspace(1, 2, 8)}
+
+    def forward(self, x: Tensor) -> Tensor:
+        global STATE
+        if self.where == "input":
+            x = x - MEAN.to(x.device)
+        y = self.make(x).relu()
+        if self.where == "beside":
+            y = y * SCALE.view(1, -1, 1, 1)
+        if self.where == "list":
+            y = y * self.scales[0].view(-1, 1, 1)
+        if self.where == "tuple":
+            y = y * self.scales[1][0][:, None, None]
+        if self.where == "table":
+            y = y * self.table["scale"][:, None, None]
+        if self.where == "state":
+            y, STATE = y + STATE, y.mean().reshape(1)
+        result: Tensor = self.back(y).mean((2, 3))
+        return result
+
+
+@pytest.mark.parametrize("where", ["input", "beside", "list", "tuple"])
+def test_tensors_from_elsewhere_follow_the_channels(where: str, tmp_path: Path) -> None:
+    model, x = Elsewhere(where).eval(), torch.randn(2, 3, 6, 6)
+    network = fxsparse.trace(model, x, check=True)
+    assert network.origin.islands == ("",) and network.group("make").prunable
+    assert set(network.module.state_dict()) == set(model.state_dict()) and not [name for name, _ in model.named_buffers()]
+    assert not any(group.name.startswith("_kept") for group in network.groups if group.prunable)
+    small = network.shrink({"make": [0, 2, 5]})
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    assert torch.equal(small.regrow()(x), network(x))
+    torch.testing.assert_close(network(x[:, :, :5]), model(x[:, :, :5]))
+    fxsparse.save(small, tmp_path)
+    assert torch.equal(fxsparse.load(tmp_path, Elsewhere(where).eval())(x), small(x))
+    if where == "input":
+        assert torch.equal(small.as_original()(x), small(x))
+    else:
+        with pytest.raises(fxsparse.PlanError, match="source"):
+            small.as_original()
+    assert SCALE.shape == (8,) and not SCALE.is_meta
+
+
+@pytest.mark.parametrize("where", ["table", "state"])
+def test_what_may_be_another_one_next_time_stays_in_python(where: str) -> None:
+    global STATE
+    STATE = torch.zeros(1)
+    assert fxsparse.trace(Elsewhere(where).eval(), torch.randn(2, 3, 6, 6)).origin.islands != ("",)
+    STATE = torch.zeros(1)
