@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_leaves
 from fxsparse.tracing.numbers import Traced
 
 CELL = "cell_contents"
+LARGE = 1000  # entries: in a table with more of them, what replaces another entry is not looked for
 _Cached = functools._lru_cache_wrapper
 _FOREIGN = {*sys.stdlib_module_names, "numpy", "scipy", "sympy", "torch", "networkx", "fxsparse"}  # large, and not asked about shapes
 _seen: dict[str, tuple[ModuleType, int, list[str], list[str]]] = {}  # module -> how many names it had, those of cached functions, of tables
@@ -32,7 +33,7 @@ def uncached(root: nn.Module) -> Iterator[None]:
     """While this is open, cached functions of modules and of the network's classes compute what depends on traced sizes; afterwards
     tables have forgotten its tensors."""
     replaced: list[tuple[Any, str, Any]] = []
-    tables = [(table, len(table)) for table in _tables(root)]
+    tables = [(table, _content_of(table)) for table in _tables(root)]
     try:
         for owner, name in [*_in_modules(), *_in_classes(root)]:
             cached = owner.cell_contents if name == CELL else vars(owner)[name]
@@ -42,9 +43,9 @@ def uncached(root: nn.Module) -> Iterator[None]:
     finally:
         for owner, name, cached in reversed(replaced):  # one may have two names
             setattr(owner, name, cached)
-        for table, length in tables:
-            if len(table) > length:
-                _forget(table, length)
+        for table, before in tables:
+            with contextlib.suppress(Exception):  # one of a kind of its own, which may not let go
+                _forget(table, before)
 
 
 @functools.lru_cache(maxsize=1)
@@ -92,16 +93,47 @@ def _tables(root: nn.Module) -> Iterator[Any]:
             value = vars(place).get(name)
             if isinstance(value, (dict, list)):
                 yield value
+    classes = list(_classes(root))
+    yield from (vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules)  # global MASK
+    yield from classes
 
 
-def _forget(table: Any, length: int) -> None:
-    """What a recording put into a table, where that is of a recording's."""
-    if isinstance(table, list):
-        table[length:] = [value for value in table[length:] if not _of_a_recording(value)]
-        return
-    for key, value in list(table.items())[length:]:
-        if _of_a_recording((key, value)):
+def _content_of(table: Any) -> Any:
+    """What is in a table, or a class; only how much, where that is a lot."""
+    if isinstance(table, type):
+        return dict(vars(table))
+    kind: Any = dict if isinstance(table, dict) else list
+    length = kind.__len__(table)
+    return kind.copy(table) if length <= LARGE else length
+
+
+def _forget(table: Any, before: Any) -> None:
+    """What a recording put into a table, where that is of a recording's; what stood in its place before is put back."""
+    if isinstance(table, type):
+        for key, value in list(vars(table).items()):
+            if before.get(key) is not value and _of_a_recording(value):
+                setattr(table, key, before[key]) if key in before else delattr(table, key)
+    elif isinstance(before, int):
+        new = list(dict.items(table))[before:] if isinstance(table, dict) else []
+        for key, _ in filter(_of_a_recording, new):
             del table[key]
+        if isinstance(table, list) and len(table) > before:
+            table[before:] = [value for value in table[before:] if not _of_a_recording(value)]
+    elif isinstance(table, dict):
+        for key, value in list(dict.items(table)):
+            if key in before and before[key] is not value and _of_a_recording(value):
+                table[key] = before[key]
+            elif key not in before and _of_a_recording((key, value)):
+                del table[key]
+    elif len(table) == len(before):
+        for index, (value, own) in enumerate(zip(list(table), before, strict=True)):
+            if value is not own and _of_a_recording(value):
+                table[index] = own
+    else:
+        own = {id(value) for value in before}
+        kept = [value for value in table if id(value) in own or not _of_a_recording(value)]
+        if len(kept) < len(table):
+            table[:] = kept
 
 
 def _of_a_recording(value: Any) -> bool:

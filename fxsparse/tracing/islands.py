@@ -14,7 +14,7 @@ from torch.utils._pytree import TreeSpec
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.modes import both_modes
+from fxsparse.tracing.modes import EVAL_ALONE, both_modes
 from fxsparse.tracing.recorder import LOOKS, NO
 from fxsparse.tracing.recording import record, record_in_place
 from fxsparse.tracing.tape import Answers, Mode, Tape
@@ -138,6 +138,8 @@ class Islands:
         if not self.trains:
             why = "the model does not run on these inputs in train mode" if self.train else "train=False"
             self.notes.append(f"train mode was not recorded: {why}")
+        if not self.train:
+            self.shell.register_forward_pre_hook(_refuse_training)
         return tapes
 
     def like(self, wrong: str) -> list[str]:
@@ -159,6 +161,12 @@ class Islands:
                 return "", ()
             tapes.append(tape)
         return None, tuple(tapes)
+
+
+def _refuse_training(shell: nn.Module, args: Any) -> None:
+    """Nobody knows what the shell's code does with its parts in train mode."""
+    if shell.training:
+        raise TraceError(EVAL_ALONE)
 
 
 def other_answers(tape: Tape) -> Iterator[Answers]:

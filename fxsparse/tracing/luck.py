@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 # Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
 # comparison, are there while a network is recorded.
 LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
-_KINDS = (random.Random, np.random.Generator, np.random.RandomState)
+_KINDS = (random.Random, np.random.Generator, np.random.RandomState, torch.Generator)
 _DRAWS = {  # which give a float
     random: ("random", "uniform", "triangular", "betavariate", "gauss", "normalvariate"),
     np.random: ("random", "random_sample", "rand", "uniform", "beta", "randn", "normal", "standard_normal"),
@@ -49,11 +50,13 @@ def drawn_since(own: list[Any]) -> Callable[[], bool]:
 def used_draws(own: list[Any]) -> Iterator[Callable[[], bool]]:
     """Gives a function that tells whether numbers were drawn since then and looked at. Eval mode may draw one for each layer, and ask only
     in train mode whether it is below the chance that the layer is left out."""
-    now, used = _states(own), [False]
+    now, used, here = _states(own), [False], threading.get_ident()
 
     def watching(draw: Callable[..., Any]) -> Callable[..., Any]:
         def watched(*args: Any, **kwargs: Any) -> Any:
             nonlocal now
+            if threading.get_ident() != here:  # a loader's, say, which goes on with floats
+                return draw(*args, **kwargs)
             used[0] |= _states(own) != now  # somebody has drawn past this
             drawn = draw(*args, **kwargs)
             now = _states(own)
@@ -115,12 +118,15 @@ def generators_of(root: nn.Module) -> list[Any]:
 
 
 def _states(own: list[Any]) -> list[Any]:
-    return [random.getstate(), _plain(np.random.get_state(legacy=False)), *(_plain(_state(each)) for each in own)]
+    others = [each for each in own if not isinstance(each, torch.Generator)]  # what those of torch draw is on the tape
+    return [random.getstate(), _plain(np.random.get_state(legacy=False)), *(_plain(_state(each)) for each in others)]
 
 
 def _state(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
+    if isinstance(generator, torch.Generator):
+        return generator.get_state()
     return generator.getstate() if isinstance(generator, random.Random) else generator.get_state(legacy=False)
 
 

@@ -28,7 +28,8 @@ from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
 LOOKS = "the forward pass looks at the value of a tensor"
 ROWS = 3
-PATIENCE = 64  # so often a line of code gets the same answer
+PATIENCE = 61  # so often a line of code gets the same answer; a prime, as one line may ask for all entries of a list
+SEARCHES = 509  # so often a search there finds something
 OTHER_NUMBERS = (-1000, 0, 1000)
 _AS_LIST = Tensor.tolist  # that of a recording tells what was looked at
 NO = Answers()
@@ -55,7 +56,7 @@ class Recorder(TorchDispatchMode):
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.turn = 0  # which luck it has
         self.generators: list[Any] = []  # of random numbers, the network's own
-        self.times: dict[str, int] = {}  # line of code -> how often it has asked
+        self.times: dict[tuple[str, int], int] = {}  # line of code, and how patient it is met -> how often it has asked
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self.written: set[int] = set()  # storage of real tensors that were written to
         self.spoilt: set[int] = set()  # and of those that were given what is not known
@@ -192,10 +193,12 @@ class Recorder(TorchDispatchMode):
                 raise TraceError(f"{LOOKS} (as a whole number) at {user_line()}")
             answer = _ANSWERS.get(func._schema.name)
             if answer is not None:
-                made = answer(*args, **kwargs)
+                made = answer(ROWS, *args, **kwargs)
                 if made is not NotImplemented:
                     self.tape.guessed = True
-                    return self._answer(made) if isinstance(made, (bool, int, float)) else made
+                    if isinstance(made, (bool, int, float)):
+                        return self._answer(made)
+                    return answer(0, *args, **kwargs) if self._turn(user_line(), SEARCHES) else made
         elif self.refuses and func is READS and not (self.constant(leaves[0]) or self.knows(leaves[0])):
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
@@ -206,13 +209,18 @@ class Recorder(TorchDispatchMode):
         """What plain Python code is told. Where it asks without end (`while not done.all():`), the answer is another one now and then."""
         tape = self.tape
         question = Question(user_line(), len(tape.calls))
-        times = self.times[question.line] = self.times.get(question.line, 0) + 1
-        turns, since = divmod(times, PATIENCE)
+        turn = self._turn(question.line, PATIENCE)
         if not isinstance(plain, bool):
             tape.numbers.append(question)
-            return type(plain)(OTHER_NUMBERS[turns % 3] if since == 0 else tape.answers.number)
+            return type(plain)(OTHER_NUMBERS[turn % 3] if turn else tape.answers.number)
         tape.questions.append(question)
-        return tape.answers.truth(len(tape.questions) - 1) != (since == 0)
+        return tape.answers.truth(len(tape.questions) - 1) != bool(turn)
+
+    def _turn(self, line: str, patience: int) -> int:
+        """Counts what a line of code asks; the how manieth time it is when patience has run out, else 0."""
+        times = self.times[line, patience] = self.times.get((line, patience), 0) + 1
+        turns, since = divmod(times, patience)
+        return 0 if since else turns
 
     def moved(self, tensor: Tensor) -> Tensor:
         """A real tensor on meta, as the same value of the tape."""
@@ -271,37 +279,37 @@ def _content(tensor: Tensor) -> tuple[float, ...] | None:
 # ---- answers to questions about values ------------------------------------------------------------------------------------
 
 
-def _scalar(tensor: Tensor) -> Any:
+def _scalar(rows: int, tensor: Tensor) -> Any:
     if not tensor.is_meta:
         return NotImplemented
     return False if tensor.dtype == torch.bool else 1.0 if tensor.dtype.is_floating_point else 1
 
 
-def _index(tensor: Tensor, indices: list[Tensor | None]) -> Any:
+def _index(rows: int, tensor: Tensor, indices: list[Tensor | None]) -> Any:
     if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
         return NotImplemented
     numbers: list[Tensor | None] = []
     for i in indices:
         if i is not None and i.dtype in (torch.bool, torch.uint8):
-            numbers.extend(torch.empty(ROWS, dtype=torch.long, device="meta") for _ in range(i.dim()))
+            numbers.extend(torch.empty(rows, dtype=torch.long, device="meta") for _ in range(i.dim()))
         else:
             numbers.append(i)
     return torch.ops.aten.index.Tensor(tensor, numbers)
 
 
-def _rows(tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return tensor.new_empty((min(ROWS, max(tensor.shape[0], 1)) if tensor.dim() else 1,), dtype=torch.long)
+def _found(rows: int, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return tensor.new_empty((min(rows, max(tensor.shape[0], 1)) if tensor.dim() else min(rows, 1),), dtype=torch.long)
 
 
-_ANSWERS: dict[str, Callable[..., Any]] = {
+_ANSWERS: dict[str, Callable[..., Any]] = {  # so many rows are found
     "aten::_local_scalar_dense": _scalar,
-    "aten::nonzero": lambda t: t.new_empty((ROWS, t.dim()), dtype=torch.long),
+    "aten::nonzero": lambda rows, t: t.new_empty((rows, t.dim()), dtype=torch.long),
     "aten::index": _index,
-    "aten::masked_select": lambda t, mask: t.new_empty((ROWS,)),
-    "aten::unique_dim": lambda t, *a, **k: (t.new_empty((ROWS,)), _rows(t), _rows(t)),
-    "aten::_unique2": lambda t, *a, **k: (t.new_empty((ROWS,)), t.new_empty(t.shape, dtype=torch.long), _rows(t)),
-    "aten::equal": lambda a, b: False,
-    "torchvision::nms": _rows,
+    "aten::masked_select": lambda rows, t, mask: t.new_empty((rows,)),
+    "aten::unique_dim": lambda rows, t, *a, **k: (t.new_empty((rows,)), _found(rows, t), _found(rows, t)),
+    "aten::_unique2": lambda rows, t, *a, **k: (t.new_empty((rows,)), t.new_empty(t.shape, dtype=torch.long), _found(rows, t)),
+    "aten::equal": lambda rows, a, b: False,
+    "torchvision::nms": _found,
 }
 
 

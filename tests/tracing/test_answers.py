@@ -168,3 +168,34 @@ def test_a_loop_until_a_value_says_enough_ends_while_it_is_recorded(until: str) 
     assert longest < 500 * 10
     small = network.shrink({"make": [0, 2, 5]}) if network.group("make").prunable else network
     assert fxsparse.verify(network, small).max_error < 1e-9
+
+
+FINDS: dict[str, Callable[[Tensor], int]] = {
+    "mask": lambda x: len(x[x > 1]),
+    "nonzero": lambda x: len((x > 1).nonzero()),
+    "selected": lambda x: torch.masked_select(x, x > 1).numel(),
+    "list": lambda x: int(x.tolist()[0][0] > 0.5),  # 8 answers at one line
+}
+
+
+class Finding(nn.Module):
+    """Goes on as long as something is found."""
+
+    def __init__(self, finds: str) -> None:
+        super().__init__()
+        self.make, self.back, self.finds = nn.Linear(4, 8), nn.Linear(8, 4), FINDS[finds]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(2000):
+            if not self.finds(x):
+                break
+            x = 0.1 * self.back(self.make(x).relu())
+        result: Tensor = x + self.back(self.make(x).relu())
+        return result
+
+
+@pytest.mark.parametrize("finds", sorted(FINDS))
+def test_a_loop_as_long_as_a_search_finds_something_ends_while_it_is_recorded(finds: str) -> None:
+    network = fxsparse.trace(Finding(finds).eval(), torch.randn(2, 4))
+    longest = max(sum("addmm" in call.name for call in each.tape.calls) for each in network.origin.structure.reading.tapes)
+    assert longest < 2 * 600

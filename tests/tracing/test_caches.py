@@ -167,3 +167,77 @@ def test_tables_forget_what_a_recording_put_there() -> None:
     assert fxsparse.verify(network, small).max_error < 1e-9
     torch.testing.assert_close(fxsparse.trace(model, torch.randn(2, 4))(x), wanted)
     assert not any(each.is_meta for each in (*TABLES.values(), *LAST, *Tabling.tables.values()))
+
+
+SLOTS: dict[str, Tensor | None] = {"mask": None}
+PLACE: list[Tensor | None] = [None]
+MASK: Tensor | None = None
+
+
+class Slots(nn.Module):
+    """Keeps one tensor in each of the places that are there for it."""
+
+    mask: ClassVar[Tensor | None] = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.back = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        global MASK
+        if SLOTS["mask"] is None:
+            SLOTS["mask"] = torch.full((4,), 2.0, device=x.device)
+        if PLACE[0] is None:
+            PLACE[0] = torch.full((4,), 3.0, device=x.device)
+        if MASK is None:
+            MASK = torch.full((4,), 4.0, device=x.device)
+        if type(self).mask is None:
+            type(self).mask = torch.full((4,), 5.0, device=x.device)
+        assert SLOTS["mask"] is not None and PLACE[0] is not None and self.mask is not None
+        result: Tensor = self.back(self.make(x).relu()) * SLOTS["mask"] + PLACE[0] * MASK * self.mask
+        return result
+
+
+def test_what_a_recording_puts_in_the_place_of_something_is_taken_back() -> None:
+    model, x = Slots().eval(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x)
+    assert SLOTS == {"mask": None} and PLACE == [None] and MASK is None and Slots.mask is None
+    torch.testing.assert_close(network(x), model(x))
+    small = network.shrink({"make": [0, 2, 5]})
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    assert not any(each is None or each.is_meta for each in (SLOTS["mask"], PLACE[0], MASK, Slots.mask))
+
+
+class Stubborn(dict[Any, Any]):
+    """A table that does not let go, and does not say what is in it."""
+
+    def __delitem__(self, key: Any) -> None:
+        raise TypeError(key)
+
+    def items(self) -> Any:
+        raise TypeError("nobody knows")
+
+
+STUBBORN = Stubborn()
+FIRST: list[Any] = [1]
+MANY: dict[Any, Any] = {(number,): number for number in range(2000)}
+MANY_LISTED: list[Any] = list(range(2000))
+
+
+class Filling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.make, self.back = nn.Linear(4, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for table in (STUBBORN, MANY):
+            table["shape", x.shape[0]] = x * 2
+        FIRST.insert(0, x)
+        MANY_LISTED.append(x)
+        result: Tensor = self.back(self.make(x).relu())
+        return result
+
+
+def test_tables_of_any_kind_and_length_keep_what_is_the_users() -> None:
+    fxsparse.trace(Filling().eval(), torch.randn(2, 4))
+    assert FIRST == [1] and len(MANY) == 2000 and list(range(2000)) == MANY_LISTED

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -148,3 +149,57 @@ def test_a_number_that_is_used_is_no_constant(use: int) -> None:
     except fxsparse.TraceError:
         return
     assert network.origin.islands != ("",)
+
+
+TORCH_BESIDE = torch.Generator().manual_seed(3)
+
+
+class Sprinkled(nn.Module):
+    """Adds noise of torch generators, one of its own and one beside it; and may break off."""
+
+    def __init__(self, breaks: bool) -> None:
+        super().__init__()
+        self.make, self.back, self.breaks = nn.Linear(4, 8), nn.Linear(8, 4), breaks
+        self.generator = torch.Generator().manual_seed(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.back(self.make(x).relu())
+        y = y + torch.rand(4, generator=self.generator) + torch.rand(4, generator=TORCH_BESIDE)
+        if self.breaks:
+            raise ValueError("no")
+        return y
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_generators_of_torch_go_on_as_if_nothing_had_been_traced(breaks: bool) -> None:
+    model = Sprinkled(breaks).eval()
+    before = [each.get_state() for each in (model.generator, TORCH_BESIDE)]
+    if breaks:
+        with pytest.raises(fxsparse.TraceError, match="ValueError"):
+            fxsparse.trace(model, torch.randn(2, 4))
+    else:
+        fxsparse.trace(model, torch.randn(2, 4))
+    assert all(torch.equal(a, b.get_state()) for a, b in zip(before, (model.generator, TORCH_BESIDE), strict=True))
+
+
+class Watching(nn.Module):
+    """What another thread draws while it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.make = nn.Linear(4, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        other = threading.Thread(target=lambda: DRAWN.append(random.random()))
+        other.start()
+        other.join()
+        result: Tensor = self.make(x)
+        return result
+
+
+DRAWN: list[Any] = []
+
+
+def test_other_threads_draw_plain_floats_meanwhile() -> None:
+    fxsparse.trace(Watching().eval(), torch.randn(2, 4))
+    assert DRAWN and all(type(each) is float for each in DRAWN)

@@ -257,3 +257,33 @@ def test_what_does_not_ask_for_its_mode_trains_all_the_same() -> None:
     assert not network.notes
     network.module.train()(torch.randn(3, 4)).sum().backward()
     assert network.module.get_parameter("0.weight").grad is not None
+
+
+class AskingTwice(nn.Module):
+    """Looks at a value, and joins two layers in train mode alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right, self.out, self.beside = nn.Linear(4, 8), nn.Linear(4, 8), nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.left(x).relu(), self.right(x).relu()
+        if bool(x.sum() > 1e9):
+            a = a * 2
+        if self.training:
+            a = a + b
+        result: Tensor = self.out(a) + self.beside(b)
+        return result
+
+
+def test_plain_python_traced_for_eval_mode_alone_refuses_to_train(tmp_path: Path) -> None:
+    model, x = AskingTwice().eval(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x, train=False)
+    small = network.shrink({"left": [0, 1, 2], "right": [3, 4, 5]})  # which train mode would add
+    assert fxsparse.verify(network, small).max_error < 1e-9
+    fxsparse.save(small, tmp_path / "small")
+    for each in (network, small, small.regrow({"left": [7]}), fxsparse.load(tmp_path / "small", model)):
+        assert each(x).shape == (2, 3)
+        with pytest.raises(fxsparse.TraceError, match="train=False"):
+            each.module.train()(x)
+    assert model.train()(x).shape == (2, 3)
