@@ -25,9 +25,7 @@ def as_original(network: Network) -> nn.Module:
         if isinstance(each, TracedModule):
             as_plain(each)
             release(each)
-            for name in [b for b in each._buffers if b.startswith("_gather_")]:
-                del each._buffers[name]
-                each._non_persistent_buffers_set.discard(name)
+            release(each, prefix="_gather_")
     module = restore_attention(module)
     _check(network, module)
     return module

@@ -61,10 +61,10 @@ def hold_others(root: nn.Module) -> bool:
     return any(name.startswith(KEPT) for name in root._buffers)
 
 
-def release(root: nn.Module, but: Iterable[str] = ()) -> None:
-    """The way back, for all but these."""
+def release(root: nn.Module, but: Iterable[str] = (), prefix: str = KEPT) -> None:
+    """The way back, for all but these; with another prefix, for buffers that others have added."""
     stay = set(but)
-    for name in [name for name in root._buffers if name.startswith(KEPT) and name not in stay]:
+    for name in [name for name in root._buffers if name.startswith(prefix) and name not in stay]:
         del root._buffers[name]
         root._non_persistent_buffers_set.discard(name)
 
@@ -108,10 +108,11 @@ def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Ten
 
 
 def _beside(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    places: dict[int, dict[str, Any]] = {}
-    for module in root.modules():
-        names = getattr(getattr(type(module), "forward", None), "__globals__", {})
-        if not str(names.get("__name__")).startswith(("torch.", "fxsparse.")):
-            places[id(names)] = names
-    for names in places.values():
+    for names in beside_classes(root):
         yield from ((name, value) for name, value in list(names.items()) if type(value) is Tensor)
+
+
+def beside_classes(root: nn.Module) -> list[dict[str, Any]]:
+    """The names that user code sees beside the classes of its modules, each file's once."""
+    seen = (getattr(getattr(type(module), "forward", None), "__globals__", {}) for module in root.modules())
+    return list({id(names): names for names in seen if not str(names.get("__name__")).startswith(("torch.", "fxsparse."))}.values())

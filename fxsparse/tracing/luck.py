@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from torch import nn
 
+from fxsparse.tracing.attributes import beside_classes
+
 # Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
 # comparison, are there while a network is recorded.
 LUCKY, LUCKY_PYTHON, LUCKY_NUMPY = 165675, 2181416, 7233963
@@ -104,16 +106,9 @@ for _name in {*_OBJECTS, *(name for name in dir(float) if callable(getattr(float
 def generators_of(root: nn.Module) -> list[Any]:
     """Generators that a network's modules keep as attributes, or their code beside its classes."""
     found: dict[int, Any] = {}
-    beside: dict[int, dict[str, Any]] = {}
-    for module in root.modules():
-        places = [module.__dict__]
-        forward = getattr(getattr(type(module), "forward", None), "__globals__", None)
-        if forward is not None and id(forward) not in beside and not str(forward.get("__name__")).startswith(("torch.", "fxsparse.")):
-            beside[id(forward)] = forward
-            places.append(forward)
-        for place in places:
-            of_these = (value for value in list(place.values()) if isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom))
-            found.update((id(value), value) for value in of_these)  # the system's has no state
+    for place in (*(module.__dict__ for module in root.modules()), *beside_classes(root)):
+        of_these = (value for value in list(place.values()) if isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom))
+        found.update((id(value), value) for value in of_these)  # the system's has no state
     return list(found.values())
 
 

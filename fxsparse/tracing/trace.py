@@ -43,22 +43,20 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, 
         held = _holding(model, args, kwargs, train) if NOWHERE in str(error) else None
         if held is not None:
             return held
-        prepared = replace_attention(shared_copy(model))
+        prepared = replace_attention(shared_copy(model))  # without the buffers that were made of attributes before it failed
         parts = Islands(prepared, args, kwargs, str(error), train=train)
         tapes = parts.run()
         notes = (f"not traced as a whole, but in {len(parts.found)} parts: {error}", *parts.notes)
         return Traced(prepared, tapes, notes, tuple(parts.found), train)
     if not train_error or not train:
-        whole = as_traced(prepared, graphs, train_error, attributes=attributes)
-        return Traced(whole, tapes, (f"train mode refuses: {train_error}",) if train_error else (), ("",), train)
+        return _as_one(prepared, graphs, tapes, train_error, attributes, train)
     parts = Islands(prepared, args, kwargs, train_error, first="train")
     try:
         tapes = (*tapes, *parts.run())
     except TraceError:
         prepared = replace_attention(shared_copy(model))
         as_buffers(prepared, attributes)
-        whole = as_traced(prepared, graphs, train_error, attributes=attributes)
-        return Traced(whole, tapes, (f"train mode refuses: {train_error}",), ("",))
+        return _as_one(prepared, graphs, tapes, train_error, attributes, train)
     notes = (f"train mode stays in plain Python, with {len(parts.found)} traced parts: {train_error}", *parts.notes)
     return Traced(as_traced(prepared, graphs, train_error, trains_in_python=True, attributes=attributes), tapes, notes, ("",))
 
@@ -87,8 +85,13 @@ def _holding(model: nn.Module, args: Any, kwargs: Mapping[str, Any], train: bool
     if train_error and train:  # plain Python would go on reading what lies there
         return None
     part_ways(prepared)
-    whole = as_traced(prepared, graphs, train_error, attributes=attributes)
-    return Traced(whole, tapes, (f"train mode refuses: {train_error}",) if train_error else (), ("",), train)
+    return _as_one(prepared, graphs, tapes, train_error, attributes, train)
+
+
+def _as_one(module: nn.Module, graphs: Any, tapes: tuple[Tape, ...], train_error: str, attributes: tuple[str, ...], train: bool) -> Traced:
+    """A model that is traced as a whole, whether it trains or not."""
+    notes = (f"train mode refuses: {train_error}",) if train_error else ()
+    return Traced(as_traced(module, graphs, train_error, attributes=attributes), tapes, notes, ("",), train)
 
 
 def _refuse(model: Any) -> None:
