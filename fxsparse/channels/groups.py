@@ -144,13 +144,17 @@ class _Grouper:
     def members(self, numbers: Atoms) -> dict[int, list[tuple[Member, Atoms]]]:
         """Group number -> its members, each with the generator classes of the axis in coordinate order."""
         found: dict[int, list[tuple[Member, Atoms]]] = {}
+        known: dict[int, tuple[Atoms, list[int]]] = {}  # a layer's weight and bias, and the norm behind it, have one factor
         for tensor, axes in self.reading.tensors.items():
             for position, axis in enumerate(axes):
                 for factor in axis:
                     if factor.atoms is None:
                         continue
-                    classes = self.solution.generators(self.structure.factor_classes(factor))
-                    for number in set(numbers[classes].tolist()):
+                    if factor.uid not in known:
+                        classes = self.solution.generators(self.structure.factor_classes(factor))
+                        known[factor.uid] = classes, list(set(numbers[classes].tolist()))
+                    classes, here = known[factor.uid]
+                    for number in here:
                         found.setdefault(number, []).append((Member(tensor, position, self.role(factor)), classes))
         return found
 

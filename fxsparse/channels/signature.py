@@ -28,11 +28,9 @@ def signatures(reading: Reading, solution: Solution, protection: Hashes) -> Hash
     """
     sums: Hashes = np.zeros(solution.count, dtype=np.uint64)
     with np.errstate(over="ignore"):
-        for uid, factor in reading.factors.items():
-            if factor.atoms is None:
-                continue
-            classes = solution.class_of[factor.atoms]
-            np.add.at(sums, classes, _mix(np.array([uid], dtype=np.uint64), 0))
+        atoms = {uid: factor.atoms for uid, factor in reading.factors.items() if factor.atoms is not None}
+        for mixed, each in zip(_mix(np.array(list(atoms), dtype=np.uint64), 0), atoms.values(), strict=True):
+            np.add.at(sums, solution.class_of[each], mixed)
         for product in solution.products:
             passed = _mix(sums[product.whole], 1)
             for place, part in enumerate(product.parts):

@@ -12,6 +12,7 @@ from fxsparse.axes.reader import Reading
 from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.surgery.graphs import Place, Where, locator
 from fxsparse.tracing.tape import Ref
+from fxsparse.tracing.taught import is_parametrized
 
 BatchNorm = nn.modules.batchnorm._BatchNorm
 _ARGUMENTS = ("input", "running_mean", "running_var", "weight", "bias", "training", "momentum", "eps")
@@ -75,7 +76,7 @@ def _read_module(names: Mapping[int, str], place: Place, node: fx.Node) -> Norm 
     name = names[id(norm)]
     if norm.running_mean is None or norm.running_var is None:
         return f"{name}: it keeps no statistics, but takes those of each batch"
-    if hasattr(norm, "parametrizations"):
+    if is_parametrized(norm):
         return f"{name}: it is parametrized"
     weight, bias = (f"{name}.{key}" if norm._parameters.get(key) is not None else None for key in ("weight", "bias"))
     return Norm(name, f"{name}.running_mean", f"{name}.running_var", weight, bias, norm.eps, name)

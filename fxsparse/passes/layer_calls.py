@@ -13,6 +13,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from fxsparse.surgery.graphs import Place, graphs
 from fxsparse.tracing.copies import names_of
+from fxsparse.tracing.taught import is_parametrized
 
 Kind = Literal["linear", "convolution", "transposed"]
 
@@ -70,7 +71,7 @@ def _module(names: Mapping[int, str], place: Place, node: fx.Node) -> Layer | st
     each = place.module_of(node)
     if not isinstance(each, (_ConvNd, nn.Linear)) or len(node.args) != 1 or node.kwargs:
         return None
-    if "weight" not in each._parameters or hasattr(each, "parametrizations"):
+    if "weight" not in each._parameters or is_parametrized(each):
         return f"the weight of {names[id(each)]} is parametrized"
     return _made_of(each, names[id(each)])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
-from fxsparse.tracing.taught import operator_of
+from fxsparse.tracing.taught import is_parametrized, operator_of
 
 # Modules that only drop whole samples: traced through, they would bake `training`. Class names, so that their packages need not be there.
 leaf_modules: set[str] = {"StochasticDepth", "DropPath"}
@@ -15,7 +15,7 @@ def is_leaf(module: nn.Module) -> bool:
     if operator_of(module) is not None:
         return True
     cls = type(module)
-    if hasattr(module, "parametrizations"):
+    if is_parametrized(module):
         cls = cls.__mro__[1]
     if cls.__name__ in leaf_modules and not module._modules and not module._parameters:  # else only its name is the same
         return True

@@ -107,8 +107,9 @@ def generators_of(root: nn.Module) -> list[Any]:
     """Generators that a network's modules keep as attributes, or their code beside its classes."""
     found: dict[int, Any] = {}
     for place in (*(module.__dict__ for module in root.modules()), *beside_classes(root)):
-        of_these = (value for value in list(place.values()) if isinstance(value, _KINDS) and not isinstance(value, random.SystemRandom))
-        found.update((id(value), value) for value in of_these)  # the system's has no state
+        for value in list(place.values()):  # by its class: torch.Generator answers isinstance() in Python
+            if issubclass(type(value), _KINDS) and not isinstance(value, random.SystemRandom):  # the system's has no state
+                found[id(value)] = value
     return list(found.values())
 
 

@@ -48,7 +48,12 @@ TAUGHT: dict[type, ModuleOperator] = {}
 def operator_of(module: nn.Module) -> ModuleOperator | None:
     """The operator of a module whose class was taught; a subclass may do anything and does not count, a parametrization does."""
     cls = type(module)
-    return TAUGHT.get(cls.__mro__[1] if hasattr(module, "parametrizations") else cls)
+    return TAUGHT.get(cls.__mro__[1] if is_parametrized(module) else cls)
+
+
+def is_parametrized(module: nn.Module) -> bool:
+    """torch.nn.utils.parametrize put a class of its own in front of this module's."""
+    return "parametrizations" in module._modules
 
 
 def call_arguments(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from fxsparse.axes.reader import Reading, TapeReading
 from fxsparse.passes.constants.step import Step
 from fxsparse.tracing.tape import Call, Ref, Tape
+from fxsparse.tracing.taught import is_parametrized
 
 Sources = Mapping[int, tuple[str, bool]]  # value -> the parameter that it is, and whether it was turned over
 
@@ -62,7 +63,7 @@ class BiasPlaces:
         if mean is not None:
             return Bias(mean, sign=-1)
         layer = self.skeleton.get_submodule(call.owner.module) if call.owner.module else None
-        own = isinstance(layer, (_ConvNd, nn.Linear)) and not isinstance(layer, _ConvTransposeNd) and not hasattr(layer, "parametrizations")
+        own = isinstance(layer, (_ConvNd, nn.Linear)) and not isinstance(layer, _ConvTransposeNd) and not is_parametrized(layer)
         if not own or layer is None or layer._parameters.get("bias", 0) is not None:
             return f"{name} has no bias, and is no layer that could get one"
         return Bias(f"{call.owner.module}.bias", layer=call.owner.module)
