@@ -17,7 +17,7 @@ from typing import Any, Literal
 import onnx
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map_only
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.engines.base import module_and_inputs
 from fxsparse.engines.onnx_parity import check_parity
@@ -65,7 +65,7 @@ def export_onnx(
         raise LoweringError(f"the folder {target.parent} is not there; make it first")
     if target.is_dir():
         raise LoweringError(f"{target} is a folder; give the name of a file in it, such as {target / 'model.onnx'}")
-    with evaluating(module), quiet(), _writing(target):
+    with evaluating(module), quiet(), _writing(target), _tensors_alone(module, example):
         program = _exported(model, module, example, dynamic_batch, opset)
         proto = program.model_proto
         written = next(each.version for each in proto.opset_import if each.domain in ("", "ai.onnx"))
@@ -100,6 +100,22 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for each, training in modes:
             each.training = training
+
+
+@contextlib.contextmanager
+def _tensors_alone(module: nn.Module, example: tuple[Any, ...]) -> Iterator[None]:
+    """A file has tensors for outputs: while this is open, numbers and texts beside them are left out of what the module returns."""
+    outputs: list[Any] = []
+    with contextlib.suppress(Exception):  # the exporter will meet it again, and say where it is
+        outputs = tree_leaves(module(*example))
+    if all(isinstance(leaf, Tensor) or leaf is None for leaf in outputs):
+        yield
+        return
+    hook = module.register_forward_hook(lambda _module, _inputs, out: [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)])
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 @contextlib.contextmanager

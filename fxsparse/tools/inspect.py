@@ -15,7 +15,7 @@ from fxsparse.channels.view import write
 from fxsparse.network import Network
 from fxsparse.report.graph_file import svg
 from fxsparse.tools.console import plain
-from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
+from fxsparse.tools.options import EvalOnly, Json, Model, Saved, Shape, Threads, Weights, traced
 from fxsparse.tools.outputs import whole_file
 
 POSITIONS = "works along k"  # protected kernel positions are no news
@@ -26,6 +26,7 @@ def inspect(
     weights: Weights = None,
     saved: Saved = None,
     shape: Shape = None,
+    eval_only: EvalOnly = False,
     graph: Annotated[
         Path | None, typer.Option("--graph", help="Write the groups as a graph: .graphml, .dot or .svg; .pdf and .png with Graphviz.")
     ] = None,
@@ -41,7 +42,7 @@ def inspect(
 
       fxsparse inspect torchvision:resnet50 --saved small/
     """
-    network = traced(model, weights, shape, threads, saved)
+    network = traced(model, weights, shape, threads, saved, eval_only=eval_only)
     if graph is not None:
         with whole_file(graph) as draft:
             if graph.suffix.lower() == ".svg":

@@ -27,12 +27,23 @@ Shape = Annotated[
     str | None, typer.Option("--input", metavar="2,3,224,224", help="Shape of the example input, instead of the model's own.")
 ]
 Saved = Annotated[Path | None, typer.Option("--saved", help="A folder that fxsparse saved from this model, instead of the model itself.")]
+EvalOnly = Annotated[
+    bool,
+    typer.Option("--eval-only", help="Leave train mode out: for networks that will not be trained, in which it would protect channels."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one machine-readable result.")]
 Threads = Annotated[int | None, typer.Option("--threads", min=1, help="CPU threads to use.")]
 
 
 def traced(
-    model: str, weights: Path | None, shape: str | None, threads: int | None, saved: Path | None = None, *, check: bool = False
+    model: str,
+    weights: Path | None,
+    shape: str | None,
+    threads: int | None,
+    saved: Path | None = None,
+    *,
+    check: bool = False,
+    eval_only: bool = False,
 ) -> Network:
     """The model that the shared options describe, as a Network; with `check`, one that does on real values what the model does."""
     if threads is not None:
@@ -40,10 +51,12 @@ def traced(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what a model's own library says about itself
         if saved is not None:
+            if eval_only:
+                raise typer.BadParameter("a saved network knows its modes; leave --eval-only out", param_hint="--eval-only")
             sizes_of(shape)  # wrong usage, though the folder knows its inputs
             return load(saved, build_alone(model, weights))
         loaded = build(model, weights, shape=sizes_of(shape))
-        return trace(loaded.model, loaded.inputs, loaded.kwargs, check=check)
+        return trace(loaded.model, loaded.inputs, loaded.kwargs, check=check, train=not eval_only)
 
 
 def sizes_of(text: str | None) -> list[int] | None:

@@ -16,7 +16,7 @@ from fxsparse.passes.instrumentation import proved
 from fxsparse.passes.prune import Prune
 from fxsparse.tools.batches import BatchOption, DataOption, ImagesOption, SizeOption, sample
 from fxsparse.tools.console import plain
-from fxsparse.tools.options import Json, Model, Saved, Shape, Threads, Weights, traced
+from fxsparse.tools.options import EvalOnly, Json, Model, Saved, Shape, Threads, Weights, traced
 from fxsparse.tools.outputs import require_room, write_network
 from fxsparse.tools.progress import progress_bar
 
@@ -65,6 +65,7 @@ def prune(
     weights: Weights = None,
     saved: Saved = None,
     shape: Shape = None,
+    eval_only: EvalOnly = False,
     prove: Annotated[bool, typer.Option("--verify/--no-verify", help="Prove the result in float64 before it is written.")] = True,
     verify_each: Annotated[bool, typer.Option("--verify-each", help="Prove the network after each pass, and show the proofs.")] = False,
     print_between: Annotated[bool, typer.Option("--print-between", help="Show the network after each pass.")] = False,
@@ -104,7 +105,7 @@ def prune(
     require_room(out)
     batches = sample(data, images, batch, seed, size)
     wanted = read_plan(plan) if plan is not None else None
-    network = traced(model, weights, shape, threads, saved, check=prove)
+    network = traced(model, weights, shape, threads, saved, check=prove, eval_only=eval_only)
     console = plain(stderr=as_json)
     timing, proofs = Timing(write=console.print), VerifyEach(write=console.print)
     notes: tuple[str, ...] = ()

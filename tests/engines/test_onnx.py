@@ -137,6 +137,26 @@ def test_what_cannot_be_exported_leaves_no_file(tmp_path: Path) -> None:
         export_onnx(nn.Linear(2, 2), tmp_path / "x.onnx")
 
 
+class WithNumbers(nn.Module):
+    """Returns what is no tensor beside what is one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> dict[str, object]:
+        y = self.second(self.first(x).relu())
+        return {"scores": y, "samples": y.shape[0], "version": "1", "nothing": None, "doubled": [y * 2, 0.5]}
+
+
+@pytest.mark.parametrize("dynamic_batch", [False, True])
+def test_numbers_among_the_outputs_are_left_out(tmp_path: Path, dynamic_batch: bool) -> None:
+    network = fxsparse.trace(WithNumbers(), torch.randn(2, 4))
+    report = export_onnx(network, tmp_path / "model.onnx", dynamic_batch=dynamic_batch)
+    assert len(report.outputs) == 2 and report.max_error < 1e-5
+    assert network.module(torch.randn(3, 4))["samples"] == 3, "the module returns what it did"
+
+
 def test_the_module_stays_in_its_mode(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
     module[1].eval()

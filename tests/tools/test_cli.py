@@ -31,6 +31,29 @@ def test_inspect_draws_without_other_programs(tmp_path: Path) -> None:
     assert "<title>layer1.0.conv1</title>" in (tmp_path / "groups.svg").read_text()
 
 
+def test_eval_mode_alone(tmp_path: Path) -> None:
+    (tmp_path / "dropping.py").write_text(
+        "import torch\n"
+        "class Dropping(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.stem, self.mix, self.head = (torch.nn.Linear(*sizes) for sizes in ((5, 8), (8, 8), (8, 3)))\n"
+        "    def forward(self, x):\n"
+        "        y = self.stem(x)\n"
+        "        if not self.training or torch.rand([]) > 0.1:\n"
+        "            y = y + self.mix(y)\n"
+        "        return self.head(y)\n"
+    )
+    shown = ("inspect", "dropping:Dropping", "--input", "2,5", "--json")
+    groups = [json.loads(run(*shown, *more, cwd=tmp_path).stdout)["groups"] for more in ((), ("--eval-only",))]
+    assert [each["prunable"] for some in groups for each in some if each["name"] == "stem"] == [False, True]
+    words = ("dropping:Dropping", "--input", "2,5", "--eval-only", "--units", "0.5", "--no-onnx", "--out", "small")
+    done = run("prune", *words, cwd=tmp_path)
+    assert done.returncode == 0 and "proof: equal" in done.stdout, done.stderr
+    again = run("inspect", "dropping:Dropping", "--saved", "small", "--eval-only", cwd=tmp_path)
+    assert again.returncode == 2 and "knows its modes" in again.stderr
+
+
 def test_inspect_for_people(tmp_path: Path) -> None:
     done = run("inspect", "fxsparse:resnet20", cwd=tmp_path)
     assert done.returncode == 0 and "layer1.0.conv1" in done.stdout and "the network's output" in done.stdout and "\x1b[" not in done.stdout
