@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,11 +19,13 @@ from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.modes import EVAL_ALONE, both_modes
 from fxsparse.tracing.recorder import LOOKS, NO
 from fxsparse.tracing.recording import record, record_in_place
-from fxsparse.tracing.tape import Answers, Mode, Tape
+from fxsparse.tracing.tape import Answers, Mode, Question, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
 
 TURNS = range(1, 9)  # of other luck, by which the same parts may be called in another way
-QUESTIONS = 12  # so many of a model's questions are answered with yes, one at a time
+RECORDINGS = 12  # so many in which some of a model's questions are answered with yes: one of them, then two, and so on
+NUMBERS = (0, 1000, -1000)  # what it is told, beside 1, where it asks how much something is
+LENGTH = 8  # times as many calls as with the first answers, and the code counts to what it was told
 
 
 Originals = dict[tuple[Mode, Answers], Tape]
@@ -75,21 +79,26 @@ class Islands:
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
                 tapes["train", NO] = record(self.shell, self.args, self.kwargs, "train")
         for mode, tape in [(mode, tape) for (mode, _), tape in tapes.items()]:
-            for answers in other_answers(tape):
+            waiting = deque(blunt_answers(tape))
+            left = len(waiting) + RECORDINGS
+            waiting.extend(next_answers(tape))
+            while waiting and left:
+                answers, left = waiting.popleft(), left - 1
                 with contextlib.suppress(TraceError):
-                    other = self.record_calls(mode, answers)
+                    other = self.record_calls(mode, answers, most=LENGTH * len(tape.calls))
                     if all(_way(other) != _way(each) for (known, _), each in tapes.items() if known == mode):
                         tapes[mode, answers] = other
+                    waiting.extend(next_answers(other))
         return tapes
 
-    def record_calls(self, mode: Mode, answers: Answers = NO, turn: int = 0) -> Tape:
-        """The tape with these answers, and this luck; notes the calls of all parts."""
+    def record_calls(self, mode: Mode, answers: Answers = NO, turn: int = 0, most: float = math.inf) -> Tape:
+        """The tape with these answers, and this luck, of at most so many calls; notes the calls of all parts."""
         copy = meta_copy(self.shell)
         copy.train(mode == "train")
         for name, module in copy.named_modules() if mode == self.first else ():
             if name:
                 module.register_forward_pre_hook(lambda m, a, k, name=name: self.note_call(name, m, a, k), with_kwargs=True)
-        return record_in_place(copy, self.args, self.kwargs, mode, answers, turn=turn)
+        return record_in_place(copy, self.args, self.kwargs, mode, answers, turn=turn, most=most)
 
     def note_call(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         leaves, spec = flatten_call(type(module), args, kwargs)
@@ -169,19 +178,31 @@ def _refuse_training(shell: nn.Module, args: Any) -> None:
         raise TraceError(EVAL_ALONE)
 
 
-def other_answers(tape: Tape) -> Iterator[Answers]:
-    """By another answer the code may take another way among its parts, or call them in another way, as with None in the place of a mask."""
-    layers = max((index for index, call in enumerate(tape.calls) if any(tape.values[ref.id].key for ref in call.reads)), default=0)
+def blunt_answers(tape: Tape) -> Iterator[Answers]:
+    """By another answer the code may take another way among its parts, or call them in another way, as with None in the place of a mask:
+    yes to everything, and other numbers."""
+    if _asked(tape, tape.questions):
+        yield Answers(always=True)
+    if _asked(tape, tape.numbers):
+        yield from (Answers(number=number) for number in NUMBERS)
+
+
+def next_answers(tape: Tape) -> Iterator[Answers]:
+    """Yes to one question more, behind the last one that was answered so: what a yes leads to is asked by the next recording."""
+    if tape.answers.always or tape.answers.number != NO.number:
+        return
+    last = max(tape.answers.yes, default=-1)
     lines: dict[str, int] = {}  # line of code -> the first question there
     for number, question in enumerate(tape.questions):
-        if question.after <= layers:  # others are of what is made of the results
-            lines.setdefault(question.line, number)
-    if lines:
-        yield Answers(always=True)
-    if len(lines) > 1:
-        yield from (Answers(frozenset({number})) for number in list(lines.values())[:QUESTIONS])
-    if any(question.after <= layers for question in tape.numbers):
-        yield Answers(number=0)
+        lines.setdefault(question.line, number)
+    behind = _asked(tape, tape.questions)
+    yield from (Answers(tape.answers.yes | {number}) for number in lines.values() if last < number < behind)
+
+
+def _asked(tape: Tape, questions: list[Question]) -> int:
+    """How many of them layers follow; others are of what is made of the results."""
+    layers = max((index for index, call in enumerate(tape.calls) if any(tape.values[ref.id].key for ref in call.reads)), default=0)
+    return sum(question.after <= layers for question in questions)
 
 
 def _way(tape: Tape) -> list[Any]:

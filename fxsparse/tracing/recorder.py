@@ -55,6 +55,7 @@ class Recorder(TorchDispatchMode):
         self.drew = False  # real tensors were drawn in plain Python code
         self.refuses = False  # to make up whole numbers, by which operators may count, index and cut
         self.turn = 0  # which luck it has
+        self.most = math.inf  # calls
         self.generators: list[Any] = []  # of random numbers, the network's own
         self.times: dict[tuple[str, int], int] = {}  # line of code, and how patient it is met -> how often it has asked
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
@@ -140,6 +141,8 @@ class Recorder(TorchDispatchMode):
             if isinstance(leaf, Tensor) and not leaf.is_meta:
                 (self.fixed.add if fixed else self.fixed.discard)(id(leaf))
         self.tape.calls.append(Call(func, ref_args, ref_kwargs, results, Owner(self.modules[-1], *self.node)))
+        if len(self.tape.calls) > self.most:
+            raise TraceError(f"the forward pass goes on and on, at {user_line()}")
         return out
 
     def constant(self, tensor: Tensor) -> bool:

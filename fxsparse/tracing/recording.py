@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -123,9 +124,12 @@ def record_in_place(
     *,
     on_node: OnNode | None = None,
     turn: int = 0,
+    most: float = math.inf,
 ) -> Tape:
-    """Like `record`, on a module that is on meta tensors already and may be run. In another `turn` it has other luck."""
+    """Like `record`, on a module that is on meta tensors already and may be run. In another `turn` it has other luck. Code that makes more
+    calls than `most` is stopped."""
     recorder = Recorder(mode, answers)
+    recorder.most = most
     recorder.on_node = on_node
     recorder.turn = turn
     recorder.adopt(copy)

@@ -31,6 +31,14 @@ class Ways(nn.Module):
             together = bool(x.sum() > 0)
         elif self.asks == "number":
             together = not x.sum().item() > 0.5
+        elif self.asks == "both":
+            together = False
+            if bool(x.sum() > -9):
+                together = bool(x.sum() > 0)
+        elif self.asks == "much":
+            together = int(40 * x.sum()) > 10
+        elif self.asks == "below":
+            together = float(x.sum()) < -3
         else:
             if bool(x.sum() > 1e9):
                 raise RuntimeError("nobody comes here")
@@ -39,7 +47,7 @@ class Ways(nn.Module):
         return result
 
 
-@pytest.mark.parametrize("asks", ["truth", "number", "twice"])
+@pytest.mark.parametrize("asks", ["truth", "both", "number", "much", "below", "twice"])
 def test_another_way_among_the_same_layers_couples_them(asks: str) -> None:
     torch.manual_seed(0)
     model = Ways(asks).eval()
@@ -52,6 +60,31 @@ def test_another_way_among_the_same_layers_couples_them(asks: str) -> None:
             model.get_parameter(name)[[1, 4, 5, 7]] = 0  # behind these, nothing is left of the others
     for x in (torch.ones(2, 4), -torch.ones(2, 4)):
         torch.testing.assert_close(small(x), model(x))
+
+
+class Counting(nn.Module):
+    """Goes as many rounds as a value says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.round, self.head = _part(4, 8), _part(8, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.stem(x)
+        for _ in range(int(x.abs().sum())):
+            y = self.round(y)
+        result: Tensor = self.head(y)
+        return result
+
+
+def test_as_many_rounds_as_a_value_says() -> None:
+    model = Counting().eval()
+    network = fxsparse.trace(model, torch.ones(1, 4))
+    assert max(len(each.tape.calls) for each in network.origin.structure.reading.tapes) < 100, "a thousand rounds say no more than one"
+    small = network.shrink({"stem.0": [0, 3, 5]})
+    for scale in (0, 1, 3):
+        assert small(torch.full((1, 4), float(scale))).shape == (1, 3)
+    assert fxsparse.verify(network, small).max_error < 1e-9
 
 
 class Shuffled(nn.Module):
