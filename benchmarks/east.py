@@ -221,7 +221,7 @@ def table(results: Path) -> str:
 
 
 def differences(here: dict[tuple[int, str], list[dict[str, Any]]]) -> list[str]:
-    """EAST, its parts and calm growth against RigL at equal steps; and EAST against a RigL that trains for at least as many MACs."""
+    """EAST, its parts and calm growth against RigL at equal steps; and EAST and its parts against a RigL that trains for as many MACs."""
     scores = {key: {run["seed"]: 100 * run["accuracy"] for run in runs} for key, runs in here.items()}
     made = []
     for (epochs, label), own in scores.items():
@@ -233,11 +233,12 @@ def differences(here: dict[tuple[int, str], list[dict[str, Any]]]) -> list[str]:
         ]
     for (epochs, label), runs in here.items():
         cost = mean(run["train_macs"] for run in runs)
-        longer = [key for key in here if key[1] == "rigl" and key[0] > epochs and mean(r["train_macs"] for r in here[key]) >= 0.98 * cost]
-        if label == "east" and longer:
-            key = min(longer)
-            share = mean(run["train_macs"] for run in here[key]) / cost
-            names = f"east, {epochs} epochs", f"rigl, {key[0]} epochs"
+        shares = {key: mean(run["train_macs"] for run in here[key]) / cost for key in here if key[1] == "rigl" and key[0] > epochs}
+        as_many = [key for key, share in shares.items() if 0.98 <= share <= 1.1]
+        if label in METHODS[3:] and as_many:
+            key = min(as_many)
+            share = shares[key]
+            names = f"{label}, {epochs} epochs", f"rigl, {key[0]} epochs"
             made.append(f"at {share:.2f} times the training MACs: {compared(names[0], scores[epochs, label], names[1], scores[key])}")
     return made
 

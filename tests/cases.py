@@ -40,6 +40,21 @@ def case(*shape: int, prunable: bool = True, ints: int | None = None) -> Callabl
 
 
 @case(2, 3, 8, 8)
+class Unpooling(nn.Module):
+    """An encoder and its decoder: the places that the one found are where the other puts its values, channel by channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.inner, self.up, self.head = (nn.Conv2d(*sizes, 3, padding=1) for sizes in ((3, 8), (8, 6), (6, 8), (8, 4)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, places = F.max_pool2d(self.down(x), 2, return_indices=True)
+        x = F.max_unpool2d(self.up(self.inner(x).relu()), places, [2, 2])
+        result: Tensor = self.head(x.sigmoid())
+        return result
+
+
+@case(2, 3, 8, 8)
 class Chain(nn.Sequential):
     def __init__(self) -> None:
         super().__init__(

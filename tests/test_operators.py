@@ -9,7 +9,18 @@ pytest.importorskip("expecttest", reason="torch's test database needs it")
 import fxsparse
 from tests import operators
 
-NAMES = ["bmm", "cat", "index_select", "nn.functional.conv2d", "nn.functional.glu", "nn.functional.layer_norm", "roll", "softmax", "split"]
+NAMES = [
+    "bmm",
+    "cat",
+    "index_select",
+    "nn.functional.conv2d",
+    "nn.functional.max_unpool2d",
+    "nn.functional.glu",
+    "nn.functional.layer_norm",
+    "roll",
+    "softmax",
+    "split",
+]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -146,6 +146,20 @@ def _by_channel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     return out.masked_fill(gone.repeat_interleave(out.shape[1] // x.shape[1], dim=1), math.nan)
 
 
+def _max_unpool(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Zeros stand between the values that are put back: in a channel that is missing, these are missing as well."""
+    x, size = args[0], args[2]
+    out: Tensor = func(*args, **kwargs)
+    return out.masked_fill(x.isnan().all(tuple(range(-len(size), 0)), keepdim=True), math.nan)
+
+
+def _col2im(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Places that no patch reaches are zero: in a channel that is missing, these are missing as well."""
+    x, kernel = args[0], args[2]
+    out: Tensor = func(*args, **kwargs)
+    return out.masked_fill(x.isnan().unflatten(-2, (-1, math.prod(kernel))).all((-2, -1))[..., None, None], math.nan)
+
+
 _PUTS = ("aten::index_put", "aten::index_put_", "aten::_index_put_impl_", "aten::_unsafe_index_put")
 _HANDLERS: Mapping[str, Handler] = {
     **CONTRACTIONS,
@@ -155,6 +169,9 @@ _HANDLERS: Mapping[str, Handler] = {
     "aten::grid_sampler_2d": _by_channel,
     "aten::grid_sampler_3d": _by_channel,
     "aten::im2col": _by_channel,
+    "aten::col2im": _col2im,
+    "aten::max_unpool2d": _max_unpool,
+    "aten::max_unpool3d": _max_unpool,
     "aten::index_fill": _index_fill,
     "aten::index_fill_": _index_fill,
 }

@@ -34,6 +34,13 @@ KEEPING: dict[str, Callable[[Tensor], Tensor]] = {
     "grid_sampler_3d, outside": lambda x: F.grid_sample(
         x[..., None, None, None], torch.full((3, 1, 1, 1, 3), 9.0).to(x), align_corners=False
     )[..., 0, 0, 0],
+    "col2im, between the patches": lambda x: F.fold(x[..., None], (2, 2), (1, 1), stride=2)[..., 1, 1],
+    "max_unpool2d, where nothing was": lambda x: F.max_unpool2d(x[..., None, None], torch.zeros(*x.shape, 1, 1, dtype=torch.int64), [2, 2])[
+        ..., 1, 1
+    ],
+    "max_unpool3d, where nothing was": lambda x: F.max_unpool3d(
+        x[..., None, None, None], torch.zeros(*x.shape, 1, 1, 1, dtype=torch.int64), [2, 2, 2]
+    )[..., 1, 1, 1],
 }
 
 

@@ -30,10 +30,12 @@ def _pool(site: Site, dimensions: int) -> None:
     for axis in positions:
         site.freeze(axis, "takes windows of it")
     site.touch(*lead)
-    for other in site.tensors[1:]:  # a sampling grid, indices of an unpooling
-        for i, axis in enumerate(site.axes(other)):
-            if i == 0 and lead:
-                site.algebra.unify(lead[0], axis)
+    for other in site.tensors[1:]:
+        theirs = site.axes(other)
+        alike = _alike(site.call.op._schema.name, len(theirs), lead)
+        for i, axis in enumerate(theirs):
+            if i in alike:
+                site.algebra.unify(alike[i], axis)
             else:
                 site.freeze(axis, "samples by it")
     for index, result in enumerate(site.call.results):
@@ -41,6 +43,14 @@ def _pool(site: Site, dimensions: int) -> None:
             shape = site.result_shape(index)
             made = [site.free_like(n, axis, "makes positions") for n, axis in zip(shape[len(lead) :], positions, strict=True)]
             site.give([*lead, *made], index)
+
+
+def _alike(name: str, theirs: int, lead: list[Axis]) -> dict[int, Axis]:
+    """Which axes of what tells where to sample are those of what is sampled."""
+    if "grid" in name:  # the same for all channels
+        return {0: lead[0]}
+    first = theirs - 1 - len(lead) if "fractional" in name else 0  # random numbers, which have a batch always; indices of an unpooling
+    return {first + i: axis for i, axis in enumerate(lead)}
 
 
 for _dimensions, _names in BY_DIMENSIONS.items():

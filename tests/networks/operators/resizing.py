@@ -46,6 +46,25 @@ def pool_pyramid(body: Body) -> None:
     body.like(x, f"torch.cat([{x}, {x}a, {x}b], {body.genes.pick('1', 'dim=1', 'dim=-3')})", channels=3 * x.c)
 
 
+@pooling.operator(weight=1)
+def unpool(body: Body) -> None:
+    """Values go back to where the largest of their channel came from, as in encoders and decoders. No two places are alike: which of two
+    equal values is the larger one, rounding would say."""
+    x = take(body, "image", least=2)
+    layer = body.attribute("conv", f"nn.Conv2d({x.c}, {x.c}, 1)")
+    ramp = body.buffer(f"torch.randn{x.spatial}")
+    body.do(f"{x}m, {x}i = F.max_pool2d({x} + {ramp}, 2, return_indices=True)")
+    body.like(x, f"F.max_unpool2d({layer}({x}m), {x}i, 2, output_size={x}.shape[2:])")
+
+
+@resizing.operator(weight=1)
+def warp(body: Body) -> None:
+    """Samples the places that a layer names."""
+    x = take(body, "image")
+    layer = body.attribute("conv", f"nn.Conv2d({x.c}, 2, 1)")
+    body.like(x, f"F.grid_sample({x}, {layer}({x}).tanh().permute(0, 2, 3, 1), align_corners=True)")
+
+
 @resizing.operator(weight=2)
 def interpolate(body: Body) -> None:
     x = take_map(body)
