@@ -114,6 +114,8 @@ class _TapeReader:
     def run(self) -> TapeReading:
         for call in self.tape.calls:
             self.result.calls.append(self.read(call))
+        for ref in self.tape.inputs:  # those that no call reads, too
+            self.axes_of(ref)
         for ref in self.tape.outputs:
             for axis in self.axes_of(ref):
                 self.algebra.freeze(axis, "the network's output")

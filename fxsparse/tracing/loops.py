@@ -70,8 +70,13 @@ def count(graph: torch.fx.Graph, bound: Any) -> None:
 
 @contextlib.contextmanager
 def counted(graph: torch.fx.Graph) -> Iterator[None]:
-    """While this is open, a range to a traced size writes what it counted into the graph."""
-    original = builtins.range
+    """While this is open, a range to a traced size writes what it counted into the graph, and the length of a tensor is a traced size:
+    Python makes a plain int of what `__len__` gives."""
+    original, plain_length = builtins.range, builtins.len
+
+    def length(sized: Any, /) -> int:
+        plain = plain_length(sized)
+        return sized.shape[0] if isinstance(sized, Tensor) else plain
 
     class Ranges(type):
         def __instancecheck__(cls, instance: Any) -> bool:
@@ -89,8 +94,10 @@ def counted(graph: torch.fx.Graph) -> Iterator[None]:
             graph.call_function(rounded, (number.make(), plain, user_line()))
 
     builtins.range = Range  # type: ignore[misc]
+    builtins.len = length
     try:
         with rounding(note):
             yield
     finally:
         builtins.range = original  # type: ignore[misc]
+        builtins.len = plain_length

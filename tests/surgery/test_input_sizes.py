@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 
@@ -85,3 +86,23 @@ def test_a_size_that_a_layer_fixes_is_the_same_for_all_inputs() -> None:
     small = network.shrink({group.name: group.units[1:] for group in network.groups if group.prunable})
     assert fxsparse.verify(network, small).max_error < 1e-12
     assert small(torch.randn(3, 7, 8)).shape == (3, 7, 8)
+
+
+class Unread(nn.Module):
+    """Of its second input nothing is asked but a size, or not even that."""
+
+    def __init__(self, asked: bool) -> None:
+        super().__init__()
+        self.first, self.last, self.asked = nn.Linear(3, 4), nn.Linear(4, 2), asked
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        out: Tensor = self.last(self.first(x))
+        return out + torch.zeros(other.shape[0], 1) if self.asked else out
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_an_input_may_be_left_unread(asked: bool) -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(Unread(asked).eval(), (torch.randn(2, 3), torch.randn(2, 5)), check=True)
+    proof = fxsparse.verify(network, network.shrink({"first": [0, 2]}))
+    assert proof.max_error < 1e-9 < proof.effect

@@ -162,6 +162,12 @@ def test_a_size_is_an_int_that_remembers() -> None:
     assert isinstance(seen[0] * 2, int) and seen[0] * 2 == 6 and list(range(seen[0])) == [0, 1, 2]
 
 
+def test_the_length_of_a_tensor_is_a_size() -> None:
+    model, network = trace(lambda y: y.sum(0) / len(y) + torch.arange(4).expand(len(y), 4), torch.randn(2, 4))
+    x = torch.randn(5, 4)
+    assert torch.equal(network(x), model(x))
+
+
 def test_nested_arguments_and_results_keep_their_form() -> None:
     def function(y: Tensor, pair: tuple[Tensor, dict[str, Tensor]], *, add: Tensor, factor: int = 1) -> dict[str, Any]:
         return {"sum": y + pair[0] + add, "list": [pair[1]["b"] * factor, (y,)]}
