@@ -24,7 +24,7 @@ from fxsparse.surgery.expectation import Expectation, Expected, difference
 from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.surgery.symbols import write_dense
-from fxsparse.tracing.copies import copy_with, is_flag
+from fxsparse.tracing.copies import copy_with, is_flag, names_of
 from fxsparse.tracing.loops import PINS
 from fxsparse.tracing.recorder import ACTIVE, Recorder
 from fxsparse.tracing.recording import meta_inputs, record_in_place
@@ -130,7 +130,7 @@ class Builder:
         meta = copy_with(self.module, _meta, keep=traced_graphs(self.module))  # rewriting these rewrites the module's own
         set_tensors(meta, {name: flag.clone() for name, flag in self.flags.items()})  # those of the recording, whatever they are by now
         meta.train(mode == "train")
-        names = {id(m): name for name, m in meta.named_modules(remove_duplicate=False)}
+        names = names_of(meta)
         seen: dict[tuple[str, str], int] = {}
         for name, module in meta.named_modules():
             if isinstance(module, nn.modules.instancenorm._InstanceNorm):

@@ -41,6 +41,8 @@ def trace_graph(
 ) -> tuple[TracedGraph, Tape, bool]:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode. `device` is the type of
     the one that it is told it were on."""
+    import torch._dynamo  # noqa: F401  # layers of torch do so when they run; it must not take the builtins for its own that stand in below
+
     with ALONE:
         return _trace_graph(root, args, kwargs, mode, prefix, device)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import concurrent.futures
 import enum
 import math
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -450,6 +453,18 @@ def test_a_traced_module_compiles_as_one_graph() -> None:
     wanted = small(x)
     compiled = torch.compile(small.module, backend="eager", fullgraph=True)
     assert torch.equal(compiled(x), wanted)
+
+
+def test_code_compiles_after_a_trace() -> None:
+    """Torch's compiler, which is imported by what runs first, keeps the builtins that it finds for ever."""
+    code = """
+        import torch, fxsparse
+        fxsparse.trace(torch.nn.Linear(2, 2), torch.randn(1, 2))
+        add = torch.compile(lambda x: sum((x * i for i in range(3)), x) + len((1, 2)), backend="eager", fullgraph=True)
+        assert add(torch.ones(2)).tolist() == [6, 6]
+    """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_what_was_traced_may_be_part_of_a_model_that_is_traced() -> None:

@@ -233,6 +233,22 @@ class DropPath(Dropping):
     """Its name is that of a module of other libraries, which drops samples and holds nothing."""
 
 
+class TwoNames(Dropping):
+    """A layer that stands in another module as well, which looks after it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watch = nn.ModuleDict({"first": self.layers[0]})
+
+
+def test_a_part_with_two_names_follows() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(TwoNames().eval(), torch.randn(2, 5))
+    group = next(group for group in network.groups if group.name.startswith("layers.0.make") and group.prunable)
+    proof = fxsparse.verify(network, network.shrink({group.name: group.units[1:]}))
+    assert proof.max_error < 1e-9 < proof.effect
+
+
 def test_a_name_alone_makes_no_leaf() -> None:
     assert "train mode stays in plain Python" in traced(DropPath()).notes[0]
 
