@@ -105,7 +105,9 @@ def _content_of(table: Any) -> Any:
         return dict(vars(table))
     kind: Any = dict if isinstance(table, dict) else list
     length = kind.__len__(table)
-    return kind.copy(table) if length <= LARGE else length
+    if length > LARGE:
+        return length
+    return dict(dict.items(table)) if isinstance(table, dict) else list.copy(table)  # `copy` asks a table that makes what it is asked for
 
 
 def _unchanged(table: Any, before: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import types
 from typing import Any, ClassVar
@@ -241,3 +242,30 @@ class Filling(nn.Module):
 def test_tables_of_any_kind_and_length_keep_what_is_the_users() -> None:
     fxsparse.trace(Filling().eval(), torch.randn(2, 4))
     assert FIRST == [1] and len(MANY) == 2000 and list(range(2000)) == MANY_LISTED
+
+
+class Makers(collections.OrderedDict[str, Any]):
+    """Makes what it is asked for, as tables of activations by name do."""
+
+    def __getitem__(self, name: str) -> nn.Module:
+        module: nn.Module = super().__getitem__(name)()
+        return module
+
+
+ACTIVATIONS = Makers(prelu=nn.PReLU, relu=nn.ReLU)
+
+
+def test_tables_that_make_what_they_are_asked_for_are_not_asked() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), Doing(), nn.Linear(6, 2)).eval()
+    network = fxsparse.trace(model, torch.randn(2, 4))
+    assert {call.name for each in network.origin.structure.reading.tapes for call in each.tape.calls} == {
+        "aten.t",
+        "aten.addmm",
+        "aten.relu",
+    }
+    assert len(network.shrink({"0": [1, 3]}).group("0").units) == 2
+
+
+class Doing(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.relu()
