@@ -16,13 +16,14 @@ MOST = 256  # a model that keeps more tensors in lists keeps data there
 
 
 def read_attributes(module: nn.Module, graphs: Iterable[torch.fx.Graph]) -> dict[str, Tensor]:
-    """The plain attributes that these graphs of the module read, by qualified name, under all of their names."""
+    """The plain attributes that these graphs of the module read, by qualified name, under all of their names. One whose class has an
+    attribute of that name stays what it is: a buffer would be found only after the class was asked."""
     registered = {name for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))}
     read = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"} - registered
     found: dict[str, Tensor] = {}
     for prefix, each in module.named_modules(remove_duplicate=False):
         for name, value in each.__dict__.items():
-            if isinstance(value, Tensor) and not value.requires_grad:
+            if isinstance(value, Tensor) and not value.requires_grad and not hasattr(type(each), name):
                 found[f"{prefix}.{name}" if prefix else name] = value
     wanted = {id(found[name]) for name in read & found.keys()}
     return {name: value for name, value in found.items() if id(value) in wanted}
@@ -54,11 +55,15 @@ def hold_others(root: nn.Module) -> bool:
     known = {id(each) for each in (*root.parameters(), *root.buffers())}
     for prefix, found in ((KEPT, _contained(root)), (BESIDE, _beside(root))):
         for place, tensor in itertools.islice(found, MOST):
-            name = prefix + re.sub(r"\W", "_", place)
+            name = _named(prefix, place)
             if id(tensor) not in known and not (tensor.requires_grad or tensor.is_meta or hasattr(root, name)):
                 root.register_buffer(name, tensor, persistent=False)
                 known.add(id(tensor))
     return any(name.startswith(KEPT) for name in root._buffers)
+
+
+def _named(prefix: str, place: str) -> str:
+    return prefix + re.sub(r"\W", "_", place)
 
 
 def release(root: nn.Module, but: Iterable[str] = (), prefix: str = KEPT) -> None:
@@ -72,7 +77,7 @@ def release(root: nn.Module, but: Iterable[str] = (), prefix: str = KEPT) -> Non
 def still_beside(root: nn.Module) -> bool:
     """Whether the code has left what stands beside its classes as it was."""
     held = {name: value for name, value in root._buffers.items() if name.startswith(BESIDE)}
-    now = {BESIDE + name: value for name, value in _beside(root)} if held else {}
+    now = {_named(BESIDE, place): value for place, value in _beside(root)} if held else {}
     return all(now.get(name) is value for name, value in held.items())
 
 
@@ -110,6 +115,8 @@ def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Ten
 def _beside(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for names in beside_classes(root):
         yield from ((name, value) for name, value in list(names.items()) if type(value) is Tensor)
+    for cls in dict.fromkeys(cls for module in root.modules() for cls in type(module).__mro__):
+        yield from ((f"{cls.__name__}.{name}", value) for name, value in list(vars(cls).items()) if type(value) is Tensor)
 
 
 def beside_classes(root: nn.Module) -> list[dict[str, Any]]:

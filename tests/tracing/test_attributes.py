@@ -143,3 +143,39 @@ def test_what_may_be_another_one_next_time_stays_in_python(where: str) -> None:
     STATE = torch.zeros(1)
     assert fxsparse.trace(Elsewhere(where).eval(), torch.randn(2, 3, 6, 6)).origin.islands != ("",)
     STATE = torch.zeros(1)
+
+
+class Declared(nn.Module):
+    """Attributes that the class declares; an instance puts a tensor in the place of one of them."""
+
+    shift: Tensor | None = None
+    scale = torch.linspace(1, 2, 6)
+
+    def __init__(self, *, shifted: bool = False) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 3)
+        if shifted:
+            self.shift = torch.linspace(-1, 1, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        if self.shift is not None:
+            y = y + self.shift
+        out: Tensor = self.b(y * self.scale)
+        return out
+
+
+def test_a_tensor_of_the_class_follows_the_channels() -> None:
+    model, x = Declared(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x, check=True)
+    assert network.origin.islands == ("",)
+    small = network.shrink({"a": [0, 2, 5]})
+    assert fxsparse.verify(network, small).effect > 0
+    assert len(model.scale) == 6 and "scale" not in vars(model)
+
+
+def test_a_tensor_in_the_place_of_what_the_class_declares_is_read() -> None:
+    model, x = Declared(shifted=True), torch.randn(2, 4)
+    network = fxsparse.trace(model, x, check=True)
+    torch.testing.assert_close(network(x), model(x))
+    assert [group.reason for group in network.groups if group.name == "a"] == ["a constant of the forward pass"]
