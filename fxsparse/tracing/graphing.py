@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map_only
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
+from fxsparse.tracing.fills import filling
 from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import answered, count
@@ -110,6 +111,10 @@ class Graphing(Nodes, TorchFunctionMode):
             if given.pop("static_k", None) is None and given.pop("static_v", None) is None:
                 with self:
                     return free_attention(**given)
+        fill = filling(func, args, kwargs)
+        if fill is not None:
+            with self:
+                return fill(*args, **kwargs)
         if func is Tensor.type and len(args) == 1 and not kwargs and self.stands_in(args[0]):
             return func(*args).replace("torch.meta.", "torch." if self.device == "cpu" else f"torch.{self.device}.")
         if func is Tensor.new:  # of a size, or of a list of numbers; in a graph both are tuples
