@@ -43,14 +43,15 @@ def _outputs(module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
 
 @contextlib.contextmanager
 def _as_it_was(module: nn.Module) -> Iterator[None]:
-    """Modes and buffers are what they were, afterwards."""
-    modes = {name: each.training for name, each in module.named_modules()}
+    """Modes, attributes and buffers are what they were, afterwards: what a model remembers of its last image is no business of a check."""
+    attributes = [(each, dict(vars(each))) for each in module.modules()]
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     try:
         yield
     finally:
-        for name, each in module.named_modules():
-            each.training = modes.get(name, each.training)
+        for each, own in attributes:
+            vars(each).clear()
+            vars(each).update(own)
         with torch.no_grad():
             for name, buffer in module.named_buffers():
                 if name in buffers and buffer.shape == buffers[name].shape:

@@ -103,3 +103,24 @@ def test_without_values_there_is_nothing_to_run() -> None:
         model = cases.Residual()
     with pytest.raises(fxsparse.TraceError, match=r"check=True runs the model, and .* has no values"):
         fxsparse.trace(model, torch.randn(2, 3, 8, 8), check=True)
+
+
+class Sized(nn.Module):
+    """Remembers the size of its last image, and what it made for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.size = nn.Linear(4, 3), 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.size != x.shape[0]:
+            self.size, self.shift = x.shape[0], torch.arange(x.shape[0]) / 10
+        out: Tensor = self.linear(x) + self.shift[:, None]
+        return out
+
+
+def test_what_the_model_remembers_is_not_that_of_a_check() -> None:
+    model = Sized()
+    network = fxsparse.trace(model, torch.randn(2, 4), check=True)
+    assert model.size == 0 and not hasattr(model, "shift")
+    assert network(torch.randn(5, 4)).shape == (5, 3)
