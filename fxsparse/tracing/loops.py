@@ -69,10 +69,11 @@ def count(graph: torch.fx.Graph, bound: Any) -> None:
 
 
 @contextlib.contextmanager
-def counted(graph: torch.fx.Graph) -> Iterator[None]:
-    """While this is open, a range to a traced size writes what it counted into the graph, and the length of a tensor is a traced size:
-    Python makes a plain int of what `__len__` gives."""
+def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
+    """While this is open, a range to a traced size writes what it counted into the graph, and so does `int`; what the code around the
+    latter sees is in the list. The length of a tensor is a traced size: Python makes a plain int of what `__len__` gives."""
     original, plain_length = builtins.range, builtins.len
+    cutting: list[dict[str, Any]] = []
 
     def length(sized: Any, /) -> int:
         plain = plain_length(sized)
@@ -89,15 +90,17 @@ def counted(graph: torch.fx.Graph) -> Iterator[None]:
             return original(*bounds)
 
     def note(number: TracedInt | TracedFloat, plain: int) -> None:
-        file = sys._getframe(2).f_code.co_filename
+        frame = sys._getframe(2)
+        file = frame.f_code.co_filename
         if number.home is graph and "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
             graph.call_function(rounded, (number.make(), plain, user_line()))
+            cutting.append(frame.f_globals)
 
     builtins.range = Range  # type: ignore[misc]
     builtins.len = length
     try:
         with rounding(note):
-            yield
+            yield cutting
     finally:
         builtins.range = original  # type: ignore[misc]
         builtins.len = plain_length

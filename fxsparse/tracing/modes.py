@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -17,6 +17,7 @@ from fxsparse.tracing.recorder import ALONE
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph
 from fxsparse.tracing.tracer import trace_graph
+from fxsparse.tracing.whole import with_whole_numbers
 
 
 @contextlib.contextmanager
@@ -56,13 +57,16 @@ def both_modes(
     )
 
     def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
+        def run(follow: Iterable[dict[str, Any]]) -> tuple[TracedGraph, Tape, bool]:
+            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device, follow)
+
         try:
-            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
+            return with_whole_numbers(run)
         except TraceError:
             if again is None:
                 raise
         with ALONE, again():  # what still stands in the way is what there is to say
-            return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device)
+            return with_whole_numbers(run)
 
     graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}

@@ -134,7 +134,18 @@ def _int(self: Any) -> int:
 
 
 for _type in Traced:
-    _type.__int__ = _type.__trunc__ = _int  # type: ignore[method-assign]
+    _type.__int__ = _int  # type: ignore[method-assign]
+_trunc = _whole(math.trunc)
+
+
+def truncated(number: TracedInt | TracedFloat) -> int:
+    """What `int` would give, were it to remember."""
+    found: int = number if isinstance(number, int) else _trunc(number)
+    return found
+
+
+for _type in Traced:
+    _type.__trunc__ = truncated  # type: ignore[method-assign, assignment]
 
 
 @contextlib.contextmanager

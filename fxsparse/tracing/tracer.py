@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from fxsparse.tracing.recording import advice, as_arguments, describe, first_lin
 from fxsparse.tracing.switches import autocasts
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
+from fxsparse.tracing.whole import followed
 
 
 class _TrainingRead:
@@ -37,13 +38,19 @@ class _TrainingRead:
 
 
 def trace_graph(
-    root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str = "", device: str = "meta"
+    root: nn.Module,
+    args: Any,
+    kwargs: Mapping[str, Any],
+    mode: Mode,
+    prefix: str = "",
+    device: str = "meta",
+    follow: Iterable[dict[str, Any]] = (),
 ) -> tuple[TracedGraph, Tape, bool]:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode. `device` is the type of
-    the one that it is told it were on."""
+    the one that it is told it were on; in the files whose names are to `follow`, `int` does so."""
     import torch._dynamo  # noqa: F401  # layers of torch do so when they run; it must not take the builtins for its own that stand in below
 
-    with ALONE:
+    with ALONE, followed(follow):
         return _trace_graph(root, args, kwargs, mode, prefix, device)
 
 
@@ -66,7 +73,16 @@ def _trace_graph(
     nn.Module.training = training  # type: ignore[assignment]
     try:
         graph, calls = graphing.graph, noticed(graphing.function_call)
-        with recording(recorder), patched, building(graph), counted(graph), uncached(root), autocasts(graph), calls, old_variables():
+        with (
+            recording(recorder),
+            patched,
+            building(graph),
+            counted(graph) as cutting,
+            uncached(root),
+            autocasts(graph),
+            calls,
+            old_variables(),
+        ):
             with graphing, used_draws(recorder.generators) as drawn:
                 out = root.forward(*arguments, **keywords)
                 if drawn():
@@ -95,7 +111,7 @@ def _trace_graph(
         for module in root.modules():
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in flat if isinstance(leaf, Tensor))
-    return TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec), recorder.tape, training.read
+    return TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec, cutting=cutting), recorder.tape, training.read
 
 
 def _placeholders(graphing: Graphing, recorder: Recorder, leaves: list[Any]) -> tuple[tuple[tuple[int, Any], ...], tuple[str, ...]]:

@@ -1,0 +1,84 @@
+"""`int(x.shape[0] / 4)` gives a plain int, whatever x.shape[0] is: Python will have it so. While code that does this is traced once more,
+the name `int` in its file stands for a type that lets sizes follow the inputs.
+
+It is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from torch.utils._pytree import tree_leaves
+
+from fxsparse.errors import TraceError
+from fxsparse.tracing.numbers import Traced, truncated
+from fxsparse.tracing.tape import Tape
+from fxsparse.tracing.traced_module import TracedGraph
+
+Run = tuple[TracedGraph, Tape, bool]
+Names = dict[str, Any]  # what code sees in its file
+NAME = "int"
+
+
+class _Kind(type):
+    def __instancecheck__(cls, instance: Any) -> bool:
+        return isinstance(instance, int)
+
+    def __subclasscheck__(cls, other: type) -> bool:
+        return issubclass(other, int)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is int
+
+    def __hash__(cls) -> int:
+        return hash(int)
+
+    def __getattr__(cls, name: str) -> Any:
+        return getattr(int, name)
+
+
+class Whole(metaclass=_Kind):
+    """Stands for `int`."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Traced):
+            return truncated(args[0])
+        return int(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def followed(files: Iterable[Names]) -> Iterator[None]:
+    """While this is open, `int` in these files follows sizes."""
+    changed = [names for names in {id(names): names for names in files}.values() if NAME not in names]
+    for names in changed:
+        names[NAME] = Whole
+    try:
+        yield
+    finally:
+        for names in changed:
+            del names[NAME]
+
+
+def with_whole_numbers(run: Callable[[Iterable[Names]], Run]) -> Run:
+    """The run in which sizes that `int` cuts are followed, where it does the same as the one in which they are not."""
+    first = run(())
+    if not first[0].cutting:
+        return first
+    try:
+        second = run(first[0].cutting)
+    except TraceError:
+        return first
+    return second if _story(first[1]) == _story(second[1]) else first
+
+
+def _story(tape: Tape) -> list[Any]:
+    """What happens on a tape, and with which numbers."""
+    shapes = [tuple(map(int, value.shape)) for value in tape.values]
+    numbers = (int, float, str)
+    return [
+        shapes,
+        [(call.op, call.reads, call.makes, [leaf for leaf in tree_leaves((call.args, call.kwargs)) if isinstance(leaf, numbers)])
+         for call in tape.calls],
+    ]  # fmt: skip
