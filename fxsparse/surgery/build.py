@@ -53,8 +53,10 @@ def as_new_parameter(old: Tensor, tensor: Tensor) -> Tensor:
 class Builder:
     """Builds one module; `build` is what others call."""
 
-    def __init__(self, skeleton: nn.Module, structure: Structure, prediction: Prediction) -> None:
-        self.module = copy_with(skeleton, lambda tensor: tensor)
+    def __init__(self, skeleton: nn.Module, structure: Structure, prediction: Prediction, tensors: Mapping[str, Tensor]) -> None:
+        named = {**dict(skeleton.named_parameters(remove_duplicate=False)), **dict(skeleton.named_buffers(remove_duplicate=False))}
+        given = {id(named[key]): tensor for key, tensor in tensors.items() if key in named}
+        self.module = copy_with(skeleton, lambda tensor: given.get(id(tensor), tensor))  # wherever else they stand: in lists, say
         self.flags = {name: each for name, each in skeleton.named_buffers(remove_duplicate=False) if is_flag(each) and not each.is_meta}
         self.structure = structure
         self.prediction = prediction
@@ -235,7 +237,7 @@ def build(
     skeleton: nn.Module, structure: Structure, prediction: Prediction, tensors: Mapping[str, Tensor], inputs: tuple[Any, Any]
 ) -> nn.Module:
     """A module with these tensors, every literal in line, checked against the prediction in each recorded mode."""
-    builder = Builder(skeleton, structure, prediction)
+    builder = Builder(skeleton, structure, prediction, tensors)
     builder.module.eval()  # in train mode, asking for a weight under spectral norm changes buffers
     set_tensors(builder.module, tensors)
     builder.resize_leaves()

@@ -25,6 +25,7 @@ from fxsparse.surgery.reference_living import Living
 from fxsparse.surgery.reference_random import drawn, draws
 from fxsparse.surgery.reference_state import randomised_state
 from fxsparse.tracing.copies import double_copy
+from fxsparse.tracing.memory import changed, holdings
 from fxsparse.tracing.outputs import output_tensors
 
 __all__ = ["InDouble", "Reference", "Taint", "randomised_state", "run_in_double", "run_reference", "tainted_state"]
@@ -60,10 +61,12 @@ def run_reference(
     A state to `spend` is tainted itself, and not a copy of it; for modules that do not write to their tensors.
     """
     twin = double_copy(module, hollow=True).eval()
-    watch = _Watch(twin)
+    watch, before = _Watch(twin), holdings(twin)
     with watch.modules():
         clean = run_in_double(twin, state, args, kwargs, watch, probes, spend=spend)
     watch.check(clean[0])
+    if changed(before, holdings(twin)):  # the run has left something behind
+        twin = double_copy(module, hollow=True).eval()
     outputs = run_in_double(twin, tainted_state(state, taint, spend=spend), args, kwargs, _Tainted(), probes, spend=True)
     final = len(outputs[0])
     flat, flat_clean = [t for line in outputs for t in line], [t for line in clean for t in line]

@@ -59,6 +59,10 @@ class Nodes:
             self.know(tensor, make)
         return make()
 
+    def maker_of(self, tensor: Tensor) -> torch.fx.Node | None:
+        """The node of a tensor that is part of the graph, or else nothing."""
+        return self.makers[id(tensor)]() if id(tensor) in self.makers else None
+
     def learn(self, out: Any, node: torch.fx.Node) -> None:
         """Remember which node makes each tensor of a result; parts of a nested result get their nodes when they are used."""
         if isinstance(out, Tensor):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_flatten
 
 from fxsparse.errors import TraceError
@@ -16,6 +16,7 @@ from fxsparse.tracing.graphing import Graphing
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import counted
 from fxsparse.tracing.luck import used_draws
+from fxsparse.tracing.memory import KEEPS, changed, holdings, read_and_replaced, written_weights
 from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
 from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
@@ -51,13 +52,39 @@ def trace_graph(
     import torch._dynamo  # noqa: F401  # layers of torch do so when they run; it must not take the builtins for its own that stand in below
 
     with ALONE, followed(follow):
-        return _trace_graph(root, args, kwargs, mode, prefix, device)
+        before = holdings(root)
+        traced = _trace_graph(root, args, kwargs, mode, prefix, device)
+        if changed(before, holdings(root)):
+            _require_the_same_again(traced[0].graph, traced[1], root, args, kwargs, mode, prefix, device)
+        return traced
+
+
+def _require_the_same_again(graph: fx.Graph, tape: Tape, root: nn.Module, *how: Any) -> None:
+    """A run has left something behind: the next one may not be another one for it, once caches are filled. What is written to weights the
+    first time alone is no cache."""
+    graphs, first = [str(graph)], written_weights(tape)
+    for _ in range(2):
+        before = holdings(root)
+        try:
+            again, tape, _ = _trace_graph(root, *how)
+        except TraceError as error:
+            if KEEPS in str(error):
+                raise
+            return  # nothing can be said
+        graphs.append(str(again.graph))
+        if graphs[-1] == graphs[-2]:
+            break
+    else:
+        raise TraceError(f"the forward pass keeps {', '.join(map(repr, changed(before, holdings(root))[:3]))} {KEEPS}")
+    if written_weights(tape) != first:
+        raise TraceError(f"the forward pass writes to {' and '.join(first) or 'parameters'} in one run alone, and keeps that {KEEPS}")
 
 
 def _trace_graph(
     root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str, device: str
 ) -> tuple[TracedGraph, Tape, bool]:
     root.train(mode == "train")
+    before = holdings(root)
     recorder = Recorder(mode)
     recorder.refuses = True
     recorder.adopt(root)
@@ -97,6 +124,9 @@ def _trace_graph(
                 )
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
             graphing.require_still()
+            kept = read_and_replaced(graphing.graph, graphing.maker_of, root, changed(before, holdings(root)))
+            if kept is not None:
+                raise TraceError(f"the forward pass keeps {kept!r} {KEEPS}")
             graphing.own_what_is_made()
     except TraceError:
         raise

@@ -179,3 +179,27 @@ def test_a_tensor_in_the_place_of_what_the_class_declares_is_read() -> None:
     network = fxsparse.trace(model, x, check=True)
     torch.testing.assert_close(network(x), model(x))
     assert [group.reason for group in network.groups if group.name == "a"] == ["a constant of the forward pass"]
+
+
+class Doubled(nn.Module):
+    """A buffer of a part that stands in two more places, which forward does not ask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
+        self.known, self.several = self.part.running_mean, [self.part.running_var]
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.head(self.part(x.repeat(1, 1)))
+        return result
+
+
+def test_a_buffer_that_stands_elsewhere_too_is_the_same_there() -> None:
+    torch.manual_seed(0)
+    network = fxsparse.trace(nn.Sequential(nn.Linear(4, 6), Doubled()).eval(), torch.randn(3, 4))
+    small = network.shrink({"0": [0, 2, 3]})
+    doubled = small.module.get_submodule("1")
+    assert isinstance(doubled, Doubled)
+    assert doubled.known is doubled.part.running_mean
+    assert doubled.several[0] is doubled.part.running_var
+    assert fxsparse.verify(network, small).max_error < 1e-9

@@ -1,0 +1,80 @@
+"""What a module keeps from one call to the next. A graph begins anew each time, and would forget it.
+
+A forward pass may leave things behind without harm: attention maps for whoever wants to see them, tables that it computes once. What
+matters is a tensor that it reads and puts another one in the place of (the potential of a neuron, a running state), and a number that makes
+its next run another one (a count of calls). What begins as None shows only in a second run, over what the first one has left behind.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fxsparse.tracing.tape import Tape
+
+KEEPS = "for its next call, which a graph would forget"
+
+Holdings = dict[str, Any]
+NodeOf = Callable[[Tensor], fx.Node | None]
+SAME = {"to", "type_as", "contiguous", "clone", "detach", "cpu", "cuda", "float", "double", "half", "type"}  # of the same values
+_OWN = {*nn.Module().__dict__, "training"}
+_PLAIN = (bool, int, float, complex, str, bytes, type(None))
+
+
+def holdings(module: nn.Module) -> Holdings:
+    """What the submodules hold beside parameters, by qualified name; collections by what is in them."""
+    return {
+        f"{prefix}.{name}" if prefix else name: _content(value)
+        for prefix, each in module.named_modules()
+        for name, value in (*each.__dict__.items(), *each._buffers.items())
+        if name not in _OWN
+    }
+
+
+def _content(value: Any) -> Any:
+    if isinstance(value, dict):
+        return list(value.items())
+    return list(value) if isinstance(value, (list, tuple, set, deque)) else value
+
+
+def changed(before: Holdings, after: Holdings) -> list[str]:
+    """Names under which something else stands."""
+    return [name for name, value in after.items() if name not in before or not _same(before[name], value)]
+
+
+def _same(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
+    if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return isinstance(a, _PLAIN) and isinstance(b, _PLAIN) and a == b
+
+
+def read_and_replaced(graph: fx.Graph, node_of: NodeOf, module: nn.Module, names: list[str]) -> str | None:
+    """The name of a tensor that the graph reads, and in the place of which its run has put what is computed from something."""
+    read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        now = getattr(module.get_submodule(path), attribute, None) if name in read else None
+        node = node_of(now) if isinstance(now, Tensor) else None
+        while node is not None and node.op == "call_method" and node.target in SAME and isinstance(node.args[0], fx.Node):
+            node = node.args[0]
+        if node is not None and not (node.op == "get_attr" and node.target == name):
+            return name
+    return None
+
+
+def written_weights(tape: Tape) -> list[str]:
+    """Parameters and buffers that a run changes in place, through views as well."""
+    names = {ref.id: name for name, ref in reversed(tape.keys.items())}
+    found = []
+    for call in tape.calls:
+        found += [repr(names[ref.id]) for ref in call.writes if ref.id in names]
+        aliased = next((names[ref.id] for ref in call.reads if ref.id in names), None)
+        if aliased is not None and any(each.alias_info is not None for each in call.op._schema.returns):
+            for ref in call.makes:
+                names.setdefault(ref.id, aliased)
+    return found
