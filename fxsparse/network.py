@@ -65,7 +65,9 @@ class Kept(Mapping[str, dict[int, list[int]]]):
     def __init__(self, network: Network) -> None:
         self._structure = network.origin.structure
         self._prediction = network.prediction
-        self._keys = {key: self._structure.reading.aliases.get(key, key) for key in network.module.state_dict()}
+        aliases = self._structure.reading.aliases
+        held = network.module.state_dict().items()  # modules may put other things there
+        self._keys = {key: aliases.get(key, key) for key, each in held if isinstance(each, Tensor)}
 
     def __getitem__(self, key: str) -> dict[int, list[int]]:
         axes = self._structure.reading.tensors[self._keys[key]]

@@ -42,7 +42,14 @@ def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = Fa
     if not isinstance(network, Network):
         raise CheckpointError(f"save writes a Network, as fxsparse.trace makes it, and got a {type(network).__name__}")
     path = Path(folder)
-    empty = next((key for key, tensor in network.module.state_dict().items() if tensor.is_meta), None)
+    state = network.module.state_dict()
+    other = next((key for key, each in state.items() if not isinstance(each, Tensor)), None)
+    if other is not None:
+        raise CheckpointError(
+            f"{other!r} in the state dict is a {type(state[other]).__name__}, and a folder holds tensors alone; leave it out of the state "
+            "dict, or save that of network.module with torch.save"
+        )
+    empty = next((key for key, tensor in state.items() if tensor.is_meta), None)
     if empty is not None:
         raise CheckpointError(f"{empty!r} is on the meta device and has no values that could be saved; trace a model with values")
     try:
@@ -50,7 +57,7 @@ def save(network: Network, folder: str | os.PathLike[str], *, journal: bool = Fa
     except (FileExistsError, NotADirectoryError) as error:
         raise CheckpointError(f"{path} cannot be made, as a file is in its place; give a folder") from error
     reading = network.origin.structure.reading
-    weights = {k: t.detach().contiguous() for k, t in network.module.state_dict().items() if k not in reading.aliases}
+    weights = {k: t.detach().contiguous() for k, t in state.items() if k not in reading.aliases}
     living = {name: list(units) for name, units in network.living.items() if len(units) != len(network.origin.structure.classes[name])}
     text = json.dumps(
         {

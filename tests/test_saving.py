@@ -138,6 +138,25 @@ def test_a_network_without_values_is_not_saved(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+class Extra(nn.Linear):
+    """Its state dict has more than tensors in it."""
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"version": 2}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+
+def test_what_is_no_tensor_is_not_saved(tmp_path: Path) -> None:
+    network = fxsparse.trace(nn.Sequential(Extra(3, 8), nn.Linear(8, 2)).eval(), torch.randn(2, 3), check=True)
+    small = network.shrink({"0": [1, 5]})
+    assert small.kept["0.weight"][0] == [1, 5]
+    assert "0._extra_state" not in dict(small.kept)
+    with pytest.raises(fxsparse.CheckpointError, match=r"'0._extra_state' in the state dict is a dict"):
+        fxsparse.save(small, tmp_path)
+
+
 def test_numbers_that_are_none_stay(tmp_path: Path) -> None:
     model = cases.Residual()
     with torch.no_grad():

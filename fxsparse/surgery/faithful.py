@@ -21,7 +21,7 @@ TOLERANCES = {torch.float64: 1e-9, torch.float32: 1e-3, torch.float16: 5e-2, tor
 def require_faithful(model: nn.Module, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
     """Run both in eval mode on the inputs, and on twice as many where both take them: a traced module may refuse inputs of other sizes, but
     it may not give anything else than the model."""
-    empty = next((key for key, tensor in model.state_dict().items() if tensor.is_meta), None)
+    empty = next((key for key, each in model.state_dict().items() if isinstance(each, Tensor) and each.is_meta), None)
     if empty is not None or any(leaf.is_meta for leaf in tree_leaves((args, dict(kwargs))) if isinstance(leaf, Tensor)):
         raise TraceError(f"check=True runs the model, and {empty or 'an input'} has no values (it is on the meta device); leave check away")
     _compare(model, args, kwargs, _outputs(model, args, kwargs), _outputs(module, args, kwargs), "")
