@@ -27,8 +27,12 @@ def _pool(site: Site, dimensions: int) -> None:
     name = site.call.op._schema.arguments[0].name
     axes = site.axes(name)
     lead, positions = axes[: len(axes) - dimensions], axes[len(axes) - dimensions :]
-    for axis in positions:
-        site.freeze(axis, "takes windows of it")
+    passed = _passed(site, dimensions)
+    for i, axis in enumerate(positions):
+        if i in passed:
+            site.touch(axis)
+        else:
+            site.freeze(axis, "takes windows of it")
     site.touch(*lead)
     for other in site.tensors[1:]:
         theirs = site.axes(other)
@@ -41,8 +45,27 @@ def _pool(site: Site, dimensions: int) -> None:
     for index, result in enumerate(site.call.results):
         if isinstance(result, Ref):
             shape = site.result_shape(index)
-            made = [site.free_like(n, axis, "makes positions") for n, axis in zip(shape[len(lead) :], positions, strict=True)]
+            made = [
+                axis if i in passed else site.free_like(n, axis, "makes positions")
+                for i, (n, axis) in enumerate(zip(shape[len(lead) :], positions, strict=True))
+            ]
             site.give([*lead, *made], index)
+
+
+def _passed(site: Site, dimensions: int) -> set[int]:
+    """The axes of which each window takes a single coordinate, in order: a pool over steps alone, whose other axis has the channels. The
+    maximum's number, where somebody wants it, counts over all of them."""
+    if not all(site.has(name) for name in ("kernel_size", "stride", "padding")) or any(
+        site.tape.readers.get(ref.id) for ref in site.call.makes[1:]
+    ):
+        return set()
+    kernel, stride, padding = (
+        tuple(given) * (dimensions // len(given) or 1)
+        for name in ("kernel_size", "stride", "padding")
+        for given in [site.arg(name) or site.arg("kernel_size")]
+        for given in [[given] if isinstance(given, int) else given]
+    )
+    return {i for i in range(dimensions) if (kernel[i], stride[i], padding[i]) == (1, 1, 0)}
 
 
 def _alike(name: str, theirs: int, lead: list[Axis]) -> dict[int, Axis]:
