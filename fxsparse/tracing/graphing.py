@@ -27,6 +27,7 @@ from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import answered, count
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
+from fxsparse.tracing.numbers import cut
 from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
@@ -227,6 +228,7 @@ class Graphing(Nodes, TorchFunctionMode):
             return shape[rest[0]] if rest and rest[0] is not None else shape
         shape = self.shape(tensor)
         if name == "__len__":
+            cut(shape[0], "len")
             return shape[0]
         total: Any = 1
         for extent in shape:

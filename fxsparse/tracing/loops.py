@@ -12,13 +12,14 @@ import contextlib
 import math
 import sys
 from collections.abc import Iterator
+from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import Traced, TracedFloat, TracedInt, rounding
+from fxsparse.tracing.numbers import Traced, TracedFloat, TracedInt, extreme, rounding
 from fxsparse.tracing.recorder import ACTIVE, user_line
 
 
@@ -35,14 +36,15 @@ def rounds(size: int, traced: int, where: str) -> None:
 
 
 def rounded(number: float, traced: int, where: str) -> None:
-    """A node of the graph: refuses an input for which `int` would have given another number. As `rounds`, it lets a recording through."""
+    """A node of the graph: refuses an input for which `int` or `len` would have given another number. As `rounds`, it lets a recording
+    through."""
     if isinstance(number, Traced):
         node = number.make()
         node.graph.call_function(rounded, (node, traced, where))
     elif int(number) != traced and ACTIVE.get() is None:
         raise TraceError(
-            f"int() at {where} gives {int(number)} with this input, and gave {traced} when the model was traced; trace it again, or use "
-            "// or math.floor there, which are followed"
+            f"{where} gives {int(number)} with this input, and gave {traced} when the model was traced; trace it again, or use "
+            "//, math.floor or x.shape there, which are followed"
         )
 
 
@@ -56,6 +58,7 @@ def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
         raise TraceError(f"the value that is looked at in {where} is {now} now, and was {traced} when the model was traced; trace it again")
 
 
+BETWEEN = ("torch/_tensor.py", "torch/overrides.py", "fxsparse/tracing/graphing.py")  # a tensor's `len`, and who is told of it
 PINS = (rounds, rounded)  # nodes of the graph that compare a size with the one that was traced
 HOLDS = (*PINS, answered)  # nodes that give nothing, and must stay
 for pin in HOLDS:
@@ -71,13 +74,13 @@ def count(graph: torch.fx.Graph, bound: Any) -> None:
 @contextlib.contextmanager
 def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
     """While this is open, a range to a traced size writes what it counted into the graph, and so does `int`; what the code around the
-    latter sees is in the list. The length of a tensor is a traced size: Python makes a plain int of what `__len__` gives."""
-    original, plain_length = builtins.range, builtins.len
+    latter sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what `__len__` gives), and so are the
+    least and the largest of sizes."""
+    original, plain_length, least, largest = builtins.range, builtins.len, builtins.min, builtins.max
     cutting: list[dict[str, Any]] = []
 
     def length(sized: Any, /) -> int:
-        plain = plain_length(sized)
-        return sized.shape[0] if isinstance(sized, Tensor) else plain
+        return sized.shape[0] if isinstance(sized, Tensor) and sized.dim() else plain_length(sized)
 
     class Ranges(type):
         def __instancecheck__(cls, instance: Any) -> bool:
@@ -89,18 +92,20 @@ def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
                 count(graph, bound)
             return original(*bounds)
 
-    def note(number: TracedInt | TracedFloat, plain: int) -> None:
-        frame = sys._getframe(2)
-        file = frame.f_code.co_filename
+    def note(number: TracedInt | TracedFloat, plain: int, function: str) -> None:
+        frame: FrameType | None = sys._getframe(3)
+        while frame is not None and frame.f_code.co_filename.endswith(BETWEEN):
+            frame = frame.f_back
+        file = frame.f_code.co_filename if frame is not None else "<"
         if number.home is graph and "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
-            graph.call_function(rounded, (number.make(), plain, user_line()))
-            cutting.append(frame.f_globals)
+            graph.call_function(rounded, (number.make(), plain, f"{function}() at {user_line()}"))
+            cutting.append(frame.f_globals)  # type: ignore[union-attr]
 
     builtins.range = Range  # type: ignore[misc]
-    builtins.len = length
+    builtins.len, builtins.min, builtins.max = length, extreme(least), extreme(largest)
     try:
         with rounding(note):
             yield cutting
     finally:
         builtins.range = original  # type: ignore[misc]
-        builtins.len = plain_length
+        builtins.len, builtins.min, builtins.max = plain_length, least, largest

@@ -122,14 +122,19 @@ for _name, _function in (("floor", math.floor), ("ceil", math.ceil), ("round", r
     setattr(TracedFloat, f"__{_name}__", _whole(_function))
 
 
-_listeners: list[Callable[[Any, int], None]] = []
+_listeners: list[Callable[[Any, int, str], None]] = []
 
 
 def _int(self: Any) -> int:
     """`int(x)` cannot give anything but a plain int: whoever listens is told."""
-    plain = int.__add__(self, 0) if isinstance(self, int) else float.__trunc__(self)
-    if _listeners:
-        _listeners[-1](self, plain)
+    return cut(self, "int")
+
+
+def cut(number: Any, function: str) -> int:
+    """The plain number that Python makes of a traced one, for this function's sake."""
+    plain = int.__add__(number, 0) if isinstance(number, int) else float.__trunc__(number)
+    if _listeners and isinstance(number, Traced):
+        _listeners[-1](number, plain, function)
     return plain
 
 
@@ -149,13 +154,28 @@ for _type in Traced:
 
 
 @contextlib.contextmanager
-def rounding(note: Callable[[Any, int], None]) -> Iterator[None]:
-    """While this is open, `note` is told of each traced number that `int` makes a plain one."""
+def rounding(note: Callable[[Any, int, str], None]) -> Iterator[None]:
+    """While this is open, `note` is told of each traced number that `int` or `len` makes a plain one."""
     _listeners.append(note)
     try:
         yield
     finally:
         _listeners.pop()
+
+
+def extreme(choose: Callable[..., Any]) -> Callable[..., Any]:
+    """`min` or `max`, followed where it chooses among numbers of which one is traced."""
+
+    def chosen(*given: Any, **kwargs: Any) -> Any:
+        if kwargs or not _graph_of:
+            return choose(*given, **kwargs)
+        among = given if len(given) > 1 else tuple(given[0])
+        plain = choose(among)
+        if any(isinstance(each, Traced) for each in among) and all(isinstance(each, (int, float)) for each in among):
+            return _lift(choose, int(plain) if isinstance(plain, int) else float(plain), _graph_of[-1], *among)
+        return plain
+
+    return chosen
 
 
 TracedInt.__hash__ = int.__hash__  # type: ignore[method-assign]

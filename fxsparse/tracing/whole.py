@@ -1,7 +1,7 @@
-"""`int(x.shape[0] / 4)` gives a plain int, whatever x.shape[0] is: Python will have it so. While code that does this is traced once more,
-the name `int` in its file stands for a type that lets sizes follow the inputs.
+"""`int(x.shape[0] / 4)` and `len(x)` give a plain int, whatever x.shape[0] is: Python will have it so. While code that does this is traced
+once more, the names `int` and `len` in its file stand for a type and a function that let sizes follow the inputs.
 
-It is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the first.
+That type is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the first.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
@@ -19,7 +20,6 @@ from fxsparse.tracing.traced_module import TracedGraph
 
 Run = tuple[TracedGraph, Tape, bool]
 Names = dict[str, Any]  # what code sees in its file
-NAME = "int"
 
 
 class _Kind(type):
@@ -48,21 +48,30 @@ class Whole(metaclass=_Kind):
         return int(*args, **kwargs)
 
 
+def length(of: Any) -> int:
+    """Stands for `len`."""
+    return of.shape[0] if isinstance(of, Tensor) and of.dim() else len(of)
+
+
+STANDINS = {"int": Whole, "len": length}
+
+
 @contextlib.contextmanager
 def followed(files: Iterable[Names]) -> Iterator[None]:
-    """While this is open, `int` in these files follows sizes."""
-    changed = [names for names in {id(names): names for names in files}.values() if NAME not in names]
-    for names in changed:
-        names[NAME] = Whole
+    """While this is open, `int` and `len` in these files follow sizes."""
+    each = {id(names): names for names in files}.values()
+    changed = [(names, name) for names in each for name in STANDINS if name not in names]
+    for names, name in changed:
+        names[name] = STANDINS[name]
     try:
         yield
     finally:
-        for names in changed:
-            del names[NAME]
+        for names, name in changed:
+            del names[name]
 
 
 def with_whole_numbers(run: Callable[[Iterable[Names]], Run]) -> Run:
-    """The run in which sizes that `int` cuts are followed, where it does the same as the one in which they are not."""
+    """The run in which sizes that `int` and `len` cut are followed, where it does the same as the one in which they are not."""
     first = run(())
     if not first[0].cutting:
         return first

@@ -1,4 +1,4 @@
-"""`int(size / 4)`: Python makes a plain number of it, and the graph follows the input all the same."""
+"""`int(size / 4)`, `len(x)`: Python makes a plain number of it, and the graph follows the input all the same. So do `min` and `max`."""
 
 from __future__ import annotations
 
@@ -73,3 +73,26 @@ def test_what_asks_for_the_class_itself_is_traced_without(kind: str) -> None:
     else:
         with pytest.raises(fxsparse.TraceError, match=r"int\(\) at .* gives 4 with this input, and gave 2"):
             small(x)
+
+
+class Mean(nn.Module):
+    """A mean over the batch, by its length; the best of the sequence, as many as there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.last(self.first(x).relu())
+        most = y.amax(-1).topk(min(7, x.shape[1]), dim=1).values
+        return y.sum(0) / len(x), most[:, : max([1, x.shape[1] - 3])]
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 3), (4, 5, 3), (3, 9, 3), (1, 2, 3)])
+def test_a_length_and_the_least_of_two_sizes_are_followed(shape: tuple[int, ...]) -> None:
+    model, x = Mean().eval(), torch.randn(shape)
+    network = fxsparse.trace(model, torch.randn(2, 5, 3), check=True)
+    assert network.origin.islands == ("",)
+    for mine, theirs in zip(network(x), model(x), strict=True):
+        assert torch.equal(mine, theirs)
+    assert fxsparse.verify(network, network.shrink({"first": [0, 1, 5]}), inputs=x).max_error <= 1e-9
