@@ -143,7 +143,7 @@ class Builder:
             occurrence = seen[key] = seen.get(key, -1) + 1
             runs = expectation.by_node.get(key)
             if node.target in PINS:
-                node.update_arg(1, int(values[node.args[0]]))  # type: ignore[index]
+                node.update_arg(1, type(node.args[1])(values[node.args[0]]))  # type: ignore[index, call-arg, misc]
             if runs is None:
                 try:
                     return run()

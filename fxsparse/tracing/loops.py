@@ -35,15 +35,15 @@ def rounds(size: int, traced: int, where: str) -> None:
         )
 
 
-def rounded(number: float, traced: int, where: str) -> None:
-    """A node of the graph: refuses an input for which `int` or `len` would have given another number. As `rounds`, it lets a recording
-    through."""
+def rounded(number: float, traced: int | float, where: str) -> None:
+    """A node of the graph: refuses an input for which `int`, `float` or `len` would have given another number. As `rounds`, it lets a
+    recording through."""
     if isinstance(number, Traced):
         node = number.make()
         node.graph.call_function(rounded, (node, traced, where))
-    elif int(number) != traced and ACTIVE.get() is None:
+    elif type(traced)(number) != traced and ACTIVE.get() is None:
         raise TraceError(
-            f"{where} gives {int(number)} with this input, and gave {traced} when the model was traced; trace it again, or use "
+            f"{where} gives {type(traced)(number)} with this input, and gave {traced} when the model was traced; trace it again, or use "
             "//, math.floor or x.shape there, which are followed"
         )
 
@@ -73,8 +73,8 @@ def count(graph: torch.fx.Graph, bound: Any) -> None:
 
 @contextlib.contextmanager
 def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
-    """While this is open, a range to a traced size writes what it counted into the graph, and so does `int`; what the code around the
-    latter sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what `__len__` gives), and so are the
+    """While this is open, a range to a traced size writes what it counted into the graph, and so do `int` and `float`; what the
+    code around these sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what `__len__` gives), and so are the
     least and the largest of sizes."""
     original, plain_length, least, largest = builtins.range, builtins.len, builtins.min, builtins.max
     cutting: list[dict[str, Any]] = []
@@ -92,14 +92,15 @@ def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
                 count(graph, bound)
             return original(*bounds)
 
-    def note(number: TracedInt | TracedFloat, plain: int, function: str) -> None:
+    def note(number: TracedInt | TracedFloat, plain: int | float, function: str) -> None:
         frame: FrameType | None = sys._getframe(3)
         while frame is not None and frame.f_code.co_filename.endswith(BETWEEN):
             frame = frame.f_back
         file = frame.f_code.co_filename if frame is not None else "<"
         if number.home is graph and "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
             graph.call_function(rounded, (number.make(), plain, f"{function}() at {user_line()}"))
-            cutting.append(frame.f_globals)  # type: ignore[union-attr]
+            if function in frame.f_code.co_names:  # type: ignore[union-attr]  # math.sqrt asks for a float as well
+                cutting.append(frame.f_globals)  # type: ignore[union-attr]
 
     builtins.range = Range  # type: ignore[misc]
     builtins.len, builtins.min, builtins.max = length, extreme(least), extreme(largest)

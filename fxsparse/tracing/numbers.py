@@ -122,24 +122,32 @@ for _name, _function in (("floor", math.floor), ("ceil", math.ceil), ("round", r
     setattr(TracedFloat, f"__{_name}__", _whole(_function))
 
 
-_listeners: list[Callable[[Any, int, str], None]] = []
+_listeners: list[Callable[[Any, int | float, str], None]] = []
 
 
 def _int(self: Any) -> int:
     """`int(x)` cannot give anything but a plain int: whoever listens is told."""
-    return cut(self, "int")
+    plain = int.__add__(self, 0) if isinstance(self, int) else float.__trunc__(self)
+    cut(self, plain, "int")
+    return plain
 
 
-def cut(number: Any, function: str) -> int:
-    """The plain number that Python makes of a traced one, for this function's sake."""
-    plain = int.__add__(number, 0) if isinstance(number, int) else float.__trunc__(number)
+def _float(self: Any) -> float:
+    """The same for `float(x)`; math.sqrt(x) asks so as well."""
+    plain = int.__float__(self) if isinstance(self, int) else float.__add__(self, 0.0)
+    cut(self, plain, "float")
+    return plain
+
+
+def cut(number: Any, plain: int | float, function: str) -> None:
+    """Python makes a plain number of a traced one, for this function's sake."""
     if _listeners and isinstance(number, Traced):
         _listeners[-1](number, plain, function)
-    return plain
 
 
 for _type in Traced:
     _type.__int__ = _int  # type: ignore[method-assign]
+    _type.__float__ = _float  # type: ignore[method-assign]
 _trunc = _whole(math.trunc)
 
 
@@ -149,13 +157,21 @@ def truncated(number: TracedInt | TracedFloat) -> int:
     return found
 
 
+def as_float(number: TracedInt | TracedFloat) -> float:
+    """What `float` would give."""
+    if isinstance(number, float) or not _graph_of:
+        return number
+    made: float = _lift(float, int.__float__(number), _graph_of[-1], number)
+    return made
+
+
 for _type in Traced:
     _type.__trunc__ = truncated  # type: ignore[method-assign, assignment]
 
 
 @contextlib.contextmanager
-def rounding(note: Callable[[Any, int, str], None]) -> Iterator[None]:
-    """While this is open, `note` is told of each traced number that `int` or `len` makes a plain one."""
+def rounding(note: Callable[[Any, int | float, str], None]) -> Iterator[None]:
+    """While this is open, `note` is told of each traced number that `int`, `float` or `len` makes a plain one."""
     _listeners.append(note)
     try:
         yield

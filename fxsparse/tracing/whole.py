@@ -1,7 +1,8 @@
-"""`int(x.shape[0] / 4)` and `len(x)` give a plain int, whatever x.shape[0] is: Python will have it so. While code that does this is traced
-once more, the names `int` and `len` in its file stand for a type and a function that let sizes follow the inputs.
+"""`int(x.shape[0] / 4)` and `float(x.shape[0])` give plain numbers, whatever x.shape[0] is: Python will have it so. While code that does this
+is traced once more, these names stand in its file for types that let sizes follow the inputs.
 
-That type is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the first.
+Such a type is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the
+first.
 """
 
 from __future__ import annotations
@@ -10,11 +11,10 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import Traced, truncated
+from fxsparse.tracing.numbers import Traced, as_float, truncated
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedGraph
 
@@ -23,42 +23,48 @@ Names = dict[str, Any]  # what code sees in its file
 
 
 class _Kind(type):
+    kind: type
+    follow: Callable[[Any], Any]
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        if len(args) == 1 and isinstance(args[0], Traced):
+            return cls.follow(args[0])
+        return cls.kind(*args, **kwargs)
+
     def __instancecheck__(cls, instance: Any) -> bool:
-        return isinstance(instance, int)
+        return isinstance(instance, cls.kind)
 
     def __subclasscheck__(cls, other: type) -> bool:
-        return issubclass(other, int)
+        return issubclass(other, cls.kind)
 
     def __eq__(cls, other: object) -> bool:
-        return other is cls or other is int
+        return other is cls or other is cls.kind
 
     def __hash__(cls) -> int:
-        return hash(int)
+        return hash(cls.kind)
 
     def __getattr__(cls, name: str) -> Any:
-        return getattr(int, name)
+        return getattr(cls.kind, name)
 
 
 class Whole(metaclass=_Kind):
     """Stands for `int`."""
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if len(args) == 1 and isinstance(args[0], Traced):
-            return truncated(args[0])
-        return int(*args, **kwargs)
+    kind, follow = int, staticmethod(truncated)
 
 
-def length(of: Any) -> int:
-    """Stands for `len`."""
-    return of.shape[0] if isinstance(of, Tensor) and of.dim() else len(of)
+class Fraction(metaclass=_Kind):
+    """Stands for `float`."""
+
+    kind, follow = float, staticmethod(as_float)
 
 
-STANDINS = {"int": Whole, "len": length}
+STANDINS = {"int": Whole, "float": Fraction}
 
 
 @contextlib.contextmanager
 def followed(files: Iterable[Names]) -> Iterator[None]:
-    """While this is open, `int` and `len` in these files follow sizes."""
+    """While this is open, `int` and `float` in these files follow sizes."""
     each = {id(names): names for names in files}.values()
     changed = [(names, name) for names in each for name in STANDINS if name not in names]
     for names, name in changed:
@@ -71,7 +77,7 @@ def followed(files: Iterable[Names]) -> Iterator[None]:
 
 
 def with_whole_numbers(run: Callable[[Iterable[Names]], Run]) -> Run:
-    """The run in which sizes that `int` and `len` cut are followed, where it does the same as the one in which they are not."""
+    """The run in which sizes that `int` and `float` cut are followed, where it does the same as the one in which they are not."""
     first = run(())
     if not first[0].cutting:
         return first

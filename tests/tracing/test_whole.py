@@ -1,7 +1,9 @@
-"""`int(size / 4)`, `len(x)`: Python makes a plain number of it, and the graph follows the input all the same. So do `min` and `max`."""
+"""`int(size / 4)`, `float(size)`, `len(x)`: Python makes plain numbers of sizes, and the graph follows the input all the same. So do `min`
+and `max`."""
 
 from __future__ import annotations
 
+import math
 import sys
 
 import pytest
@@ -96,3 +98,51 @@ def test_a_length_and_the_least_of_two_sizes_are_followed(shape: tuple[int, ...]
     for mine, theirs in zip(network(x), model(x), strict=True):
         assert torch.equal(mine, theirs)
     assert fxsparse.verify(network, network.shrink({"first": [0, 1, 5]}), inputs=x).max_error <= 1e-9
+
+
+class Padded(nn.Module):
+    """Brings an image to a multiple of four and back, and says by how much."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        size = x.shape[-2:]
+        wanted = [math.ceil(float(each) / 4) * 4 for each in size]
+        y = self.last(nn.functional.interpolate(self.first(x), size=wanted).relu())
+        out: Tensor = nn.functional.interpolate(y, size=size) * (float(size[0]) / wanted[0])
+        return out
+
+
+@pytest.mark.parametrize("size", [(5, 6), (8, 8), (9, 3)])
+def test_a_float_of_a_size_is_followed(size: tuple[int, int]) -> None:
+    model, x = Padded().eval(), torch.randn(2, 3, *size)
+    network = fxsparse.trace(model, torch.randn(1, 3, 6, 7), check=True)
+    torch.testing.assert_close(network(x), model(x))
+    assert fxsparse.verify(network, network.shrink({"first": [0, 1, 5]}), inputs=x).max_error <= 1e-9
+
+
+class Square(nn.Module):
+    """Tokens as a square image; a scale by the width."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 6), nn.Linear(6, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.first(x)
+        side = round(math.sqrt(y.shape[1]))
+        image = (y / math.sqrt(y.shape[2])).transpose(1, 2).unflatten(2, (side, -1)).amax(2)
+        out: Tensor = self.last(image.transpose(1, 2))
+        return out
+
+
+def test_a_root_of_a_size_refuses_an_input_with_another() -> None:
+    model = Square().eval()
+    network = fxsparse.trace(model, torch.randn(2, 16, 3), check=True)
+    small = network.shrink({"first": [0, 1, 5]})
+    assert fxsparse.verify(network, small, inputs=torch.randn(3, 16, 3)).max_error <= 1e-9
+    assert small(torch.randn(3, 16, 3)).shape == (3, 4, 2)
+    with pytest.raises(fxsparse.TraceError, match=r"float\(\) at .*test_whole.py:\d+ gives 36.0 with this input, and gave 16.0"):
+        small(torch.randn(2, 36, 3))
