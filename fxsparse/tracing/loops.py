@@ -73,8 +73,8 @@ def count(graph: torch.fx.Graph, bound: Any) -> None:
 
 @contextlib.contextmanager
 def counted(graph: torch.fx.Graph) -> Iterator[list[dict[str, Any]]]:
-    """While this is open, a range to a traced size writes what it counted into the graph, and so do `int` and `float`; what the
-    code around these sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what `__len__` gives), and so are the
+    """While this is open, a range to a traced size writes what it counted into the graph, and so do `int` and `float`; what the code around
+    these sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what `__len__` gives), and so are the
     least and the largest of sizes."""
     original, plain_length, least, largest = builtins.range, builtins.len, builtins.min, builtins.max
     cutting: list[dict[str, Any]] = []

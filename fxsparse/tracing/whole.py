@@ -1,5 +1,5 @@
-"""`int(x.shape[0] / 4)` and `float(x.shape[0])` give plain numbers, whatever x.shape[0] is: Python will have it so. While code that does this
-is traced once more, these names stand in its file for types that let sizes follow the inputs.
+"""`int(x.shape[0] / 4)` and `float(x.shape[0])` give plain numbers, whatever x.shape[0] is: Python will have it so. While code that does
+this is traced once more, these names stand in its file for types that let sizes follow the inputs.
 
 Such a type is no `int` to `type(n) is int`, nor to torch where a dtype is wanted, so that the second run counts only if it repeats the
 first.
