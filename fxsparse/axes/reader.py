@@ -27,6 +27,7 @@ from fxsparse.axes.table import Rule, aten
 from fxsparse.tracing.tape import Call, Mode, Ref, Tape
 
 UNUSED = "no recorded call uses it"
+KEPT = "plain Python code keeps it for its next call"
 GUESSED = "Python code that could not be traced may cut it by the value of a tensor"
 CUTS = (slicing.rules.keys() | movement.rules.keys()) - set(aten("cat concat stack"))
 HINT = "teach it with fxsparse.register_rule"
@@ -119,6 +120,9 @@ class _TapeReader:
         for ref in self.tape.outputs:
             for axis in self.axes_of(ref):
                 self.algebra.freeze(axis, "the network's output")
+        for ref in self.tape.kept:
+            for axis in self.axes_of(ref):
+                self.algebra.freeze(axis, KEPT)
         return self.result
 
     def read(self, call: Call) -> CallReading:

@@ -80,6 +80,10 @@ class Recorder(TorchDispatchMode):
             )
         return known
 
+    def met(self, tensor: Tensor) -> bool:
+        """Whether it is on the tape."""
+        return id(tensor) in self._ids
+
     def tensor(self, ref: Ref) -> Tensor:
         """The tensor that became this value of the tape."""
         return self._firsts[ref.id]

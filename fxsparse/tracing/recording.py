@@ -17,6 +17,7 @@ from fxsparse.tracing.caches import uncached
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.lists import values_leave
 from fxsparse.tracing.luck import drawn_since, same_luck
+from fxsparse.tracing.memory import changed, holdings
 from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.recorder import ACTIVE, ALONE, NO, OnNode, Recorder, mapped
 from fxsparse.tracing.tape import Answers, Mode, Tape
@@ -133,6 +134,7 @@ def record_in_place(
     recorder.on_node = on_node
     recorder.turn = turn
     recorder.adopt(copy)
+    before = holdings(copy)
     arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
     recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
     try:
@@ -154,4 +156,7 @@ def record_in_place(
             f"the model returns no tensor, but {type(out).__name__}; return tensors, in tuples, lists or dicts if there are several"
         )
     recorder.tape.outputs = tuple(map(recorder.ref, tensors))
+    after = holdings(copy)
+    left = tree_leaves([after[name] for name in changed(before, after)])
+    recorder.tape.kept = tuple(recorder.ref(each) for each in left if isinstance(each, Tensor) and recorder.met(each))
     return recorder.tape

@@ -124,6 +124,7 @@ class Tape:
     calls: list[Call] = field(default_factory=list)
     inputs: tuple[Ref, ...] = ()
     outputs: tuple[Ref, ...] = ()
+    kept: tuple[Ref, ...] = ()  # left in attributes for the next call, by plain Python code
     demands: tuple[Demand, ...] = ()  # of modules, on the axes of their tensors
     keys: dict[str, Ref] = field(default_factory=dict)  # every name of every parameter and buffer; tied names share a Ref
     handed: set[int] = field(default_factory=set)  # values that a graph gave to whoever called it

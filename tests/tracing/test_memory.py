@@ -96,6 +96,26 @@ def test_what_is_kept_stays_in_the_users_code(cls: type[Keeping]) -> None:
     assert fxsparse.verify(network, network.shrink({"first.0": [0, 2]})).max_error < 1e-9
 
 
+class Crossing(Keeping):
+    """What another layer made comes in with the next call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state, self.second = None, nn.Linear(4, 4)
+
+    def keep(self, y: Tensor) -> Tensor:
+        z = self.second(y)
+        z = z if self.state is None else z + self.state
+        self.state = y
+        return z
+
+
+def test_what_is_kept_loses_nothing() -> None:
+    network = fxsparse.trace(Crossing().eval(), torch.randn(2, 3))
+    reasons = {group.name: group.reason for group in network.groups}
+    assert reasons["first.2"] == "plain Python code keeps it for its next call"
+
+
 class Training(Counting):
     def keep(self, y: Tensor) -> Tensor:
         return super().keep(y) if self.training else y
