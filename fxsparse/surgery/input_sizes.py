@@ -6,6 +6,7 @@ Which channels hang together is another question for each size of image: they st
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 
 from torch import fx, nn
@@ -74,19 +75,25 @@ def _follows_inputs(size: object, graph: str, made: dict[tuple[str, str], list[A
     """Whether a number is computed from sizes that are no channels', and of which one may be another with other inputs."""
     if not isinstance(size, fx.Node):
         return False
-    varies = False
+    varies, product = False, _is_product(size)
     for leaf in leaves(size):
         source = leaf.args[0] if leaf.op == "call_method" and leaf.target == "size" and len(leaf.args) == 2 else None
         if not isinstance(source, fx.Node):
             return False
         axes = made.get((graph, source.name))
+        stands = not (product and leaf.meta.get("value") == 1)  # of batch x 8 heads, a batch of one is no part
         if axes is None:
             if source.op != "placeholder" or graph:
                 return False
-            varies = True
+            varies = varies or stands
             continue
         dim = leaf.args[1]
         if not isinstance(dim, int) or not all(factor.free for factor in axes[dim]):
             return False
-        varies = varies or not axes[dim] or any(factor.uid not in fixed for factor in axes[dim])
+        varies = varies or (stands and (not axes[dim] or any(factor.uid not in fixed for factor in axes[dim])))
     return varies
+
+
+def _is_product(size: fx.Node) -> bool:
+    """Whether it is a size of a tensor, or sizes and plain numbers multiplied."""
+    return size.op == "call_method" or (size.target is operator.mul and all(map(_is_product, size.all_input_nodes)))

@@ -106,3 +106,31 @@ def test_an_input_may_be_left_unread(asked: bool) -> None:
     network = fxsparse.trace(Unread(asked).eval(), (torch.randn(2, 3), torch.randn(2, 5)), check=True)
     proof = fxsparse.verify(network, network.shrink({"first": [0, 2]}))
     assert proof.max_error < 1e-9 < proof.effect
+
+
+class Modulated(nn.Module):
+    """A kernel of its own for each image, by a grouped convolution with the batch among the groups."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.scales, self.last = nn.Conv2d(3, 8, 1), nn.Linear(5, 8), nn.Conv2d(6, 2, 1)
+        self.weight = nn.Parameter(torch.randn(1, 6, 8, 3, 3))
+
+    def forward(self, images: Tensor, style: Tensor) -> Tensor:
+        x = self.first(images)
+        batch, channels, height, width = x.shape
+        weight = (self.weight * self.scales(style).view(batch, 1, channels, 1, 1)).view(batch * 6, channels, 3, 3)
+        x = nn.functional.conv2d(x.view(1, batch * channels, height, width), weight, padding=1, groups=batch)
+        out: Tensor = self.last(x.view(batch, 6, height, width))
+        return out
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_batch_of_one_is_no_part_of_the_channels(batch: int) -> None:
+    network = fxsparse.trace(Modulated().eval(), (torch.randn(batch, 3, 4, 4), torch.randn(batch, 5)), check=True)
+    groups = [group for group in network.groups if group.prunable]
+    assert {group.size for group in groups} == {8, 6}
+    small = network.shrink({group.name: group.units[::2] for group in groups})
+    for other in (1, 2, 3):
+        proof = fxsparse.verify(network, small, inputs=(torch.randn(other, 3, 4, 4), torch.randn(other, 5)))
+        assert proof.max_error < 1e-9 < proof.effect
