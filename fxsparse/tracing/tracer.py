@@ -54,7 +54,7 @@ def trace_graph(
     with ALONE, followed(follow):
         before = holdings(root)
         traced = _trace_graph(root, args, kwargs, mode, prefix, device)
-        if changed(before, holdings(root)):
+        if not follow and changed(before, holdings(root)):  # one that follows counts where it repeats one that did not
             _require_the_same_again(traced[0].graph, traced[1], root, args, kwargs, mode, prefix, device)
         return traced
 
