@@ -174,6 +174,9 @@ class Graphing(Nodes, TorchFunctionMode):
         given = _versions(real)
         try:
             out = func(*real[0], **real[1])
+        except Exception:
+            self.forget(node, mark)
+            raise
         finally:
             self.recorder.node = outer
         if not isinstance(target, Applied):  # which may want the tensor
@@ -271,15 +274,25 @@ class Graphing(Nodes, TorchFunctionMode):
         if self.devices:
             args, kwargs = tree_map_only(torch.device, self.without_number, (args, kwargs))
         given = {} if getattr(module, "inplace", False) else _versions((args, kwargs))
+        mark = self.recorder.mark()
         try:
             with torch._C.DisableTorchFunction():
                 out = call(module, *args, **kwargs)
+        except Exception:
+            self.forget(node, mark)
+            raise
         finally:
             self.recorder.node = outer
             self.in_leaf = False
         out = self.distinct(out, given)
         self.learn(out, node)
         return out
+
+    def forget(self, node: torch.fx.Node, mark: int) -> None:
+        """A call that raised has not been: code may try another one (`except TypeError`)."""
+        self.recorder.rewind(mark)
+        if not node.users:
+            self.graph.erase_node(node)
 
     def distinct(self, out: Any, given: Mapping[int, int]) -> Any:
         """A dropout in eval mode, `x.float()` and the like may return the very tensor that they are given: as another tensor, for else what

@@ -455,6 +455,31 @@ def test_a_traced_module_compiles_as_one_graph() -> None:
     assert torch.equal(compiled(x), wanted)
 
 
+class Trying(nn.Module):
+    """Calls its layers in one way, and in another where they do not take that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            try:
+                x = layer(x, lengths=None)
+            except TypeError:
+                x = layer(x)
+        try:
+            return x.view(7, -1)
+        except RuntimeError:
+            return x
+
+
+def test_a_call_that_raised_has_not_been() -> None:
+    model, x = Trying().eval(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x, check=True)
+    assert fxsparse.verify(network, network.shrink({"layers.0": [0, 5]})).max_error < 1e-9
+
+
 def test_code_compiles_after_a_trace() -> None:
     """Torch's compiler, which is imported by what runs first, keeps the builtins that it finds for ever."""
     code = """
