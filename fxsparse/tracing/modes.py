@@ -61,12 +61,12 @@ def both_modes(
             return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device, follow)
 
         try:
-            return with_whole_numbers(run)
+            return with_whole_numbers(run, bool(prefix))
         except TraceError:
             if again is None:
                 raise
         with ALONE, again():  # what still stands in the way is what there is to say
-            return with_whole_numbers(run)
+            return with_whole_numbers(run, bool(prefix))
 
     graph, tape, asked = graph_of("eval")
     graphs: dict[Mode, TracedGraph] = {"eval": graph}

@@ -54,7 +54,8 @@ def trace_graph(
     with ALONE, followed(follow):
         before = holdings(root)
         traced = _trace_graph(root, args, kwargs, mode, prefix, device)
-        if not follow and changed(before, holdings(root)):  # one that follows counts where it repeats one that did not
+        refused = prefix and traced[1].guessed  # such a part becomes no graph, whatever else it does
+        if not (refused or follow) and changed(before, holdings(root)):  # a run that follows counts where it repeats one that did not
             _require_the_same_again(traced[0].graph, traced[1], root, args, kwargs, mode, prefix, device)
         return traced
 

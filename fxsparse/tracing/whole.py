@@ -76,10 +76,10 @@ def followed(files: Iterable[Names]) -> Iterator[None]:
             del names[name]
 
 
-def with_whole_numbers(run: Callable[[Iterable[Names]], Run]) -> Run:
+def with_whole_numbers(run: Callable[[Iterable[Names]], Run], part: bool) -> Run:
     """The run in which sizes that `int` and `float` cut are followed, where it does the same as the one in which they are not."""
     first = run(())
-    if not first[0].cutting:
+    if not first[0].cutting or (part and first[1].guessed):  # a part of a model that guesses becomes no graph
         return first
     try:
         second = run(first[0].cutting)
