@@ -24,6 +24,9 @@ class Applied:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.cls.apply(*args, **kwargs)
 
+    def __repr__(self) -> str:  # in reasons
+        return f"{self.__qualname__}.apply"
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Applied:
         return self
 
