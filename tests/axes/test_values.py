@@ -75,8 +75,17 @@ def test_what_is_cut_by_a_value_stays_whole(name: str) -> None:
     torch.testing.assert_close(network.module(x), model(x))
 
 
+class Summing(Cutting):
+    """Here nothing but the cut stands in the way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.last(self.cut(self, self.first(x)).sum(1, keepdim=True))
+        return out
+
+
 def test_the_reason_says_so() -> None:
-    network = fxsparse.trace(Cutting(CUTS["item()"]).eval(), torch.randn(2, 3, 4, 4))
+    network = fxsparse.trace(Summing(CUTS["item()"]).eval(), torch.randn(2, 3, 4, 4))
+    assert not any(group.prunable for group in network.groups)
     assert "Python code that could not be traced may cut it by the value of a tensor" in {group.reason for group in network.groups}
 
 
