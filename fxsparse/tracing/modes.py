@@ -17,7 +17,7 @@ from fxsparse.tracing.recorder import ALONE
 from fxsparse.tracing.tape import Mode, Tape
 from fxsparse.tracing.traced_module import TracedGraph
 from fxsparse.tracing.tracer import trace_graph
-from fxsparse.tracing.whole import with_whole_numbers
+from fxsparse.tracing.whole import Run, with_whole_numbers
 
 
 @contextlib.contextmanager
@@ -56,8 +56,8 @@ def both_modes(
         "cpu",
     )
 
-    def graph_of(mode: Mode) -> tuple[TracedGraph, Tape, bool]:
-        def run(follow: Iterable[dict[str, Any]]) -> tuple[TracedGraph, Tape, bool]:
+    def graph_of(mode: Mode) -> Run:
+        def run(follow: Iterable[dict[str, Any]]) -> Run:
             return trace_graph(meta_copy(module), args, kwargs, mode, prefix, device, follow)
 
         try:
@@ -68,16 +68,17 @@ def both_modes(
         with ALONE, again():  # what still stands in the way is what there is to say
             return with_whole_numbers(run, bool(prefix))
 
-    graph, tape, asked = graph_of("eval")
-    graphs: dict[Mode, TracedGraph] = {"eval": graph}
-    tapes = [tape]
+    evaluated = graph_of("eval")
+    graphs: dict[Mode, TracedGraph] = {"eval": evaluated.graph}
+    tapes = [evaluated.tape]
     train_error = ""
-    if asked and not train:
+    if evaluated.asked and not train:
         train_error = EVAL_ALONE
-    elif asked:
+    elif evaluated.asked:
         try:
-            graphs["train"], train_tape, _ = graph_of("train")
-            tapes.append(train_tape)
+            trained = graph_of("train")
+            graphs["train"] = trained.graph
+            tapes.append(trained.tape)
         except TraceError as error:
             train_error = f"the train mode of {type(module).__name__} could not be traced: {error}"
     return graphs, tuple(tapes), train_error

@@ -38,7 +38,6 @@ class TracedGraph:
     constants: tuple[tuple[int, Any], ...]  # leaf position -> the value that is baked into the graph
     out_spec: TreeSpec
     function: Callable[..., Any] | None = field(default=None, compare=False)
-    cutting: list[dict[str, Any]] = field(default_factory=list, compare=False, repr=False)  # what code sees that made plain ints of sizes
 
     def compile(self) -> Callable[..., Any]:
         if self.function is None:

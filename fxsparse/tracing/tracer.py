@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten
 
 from fxsparse.errors import TraceError
@@ -21,9 +21,9 @@ from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
 from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
 from fxsparse.tracing.switches import autocasts
-from fxsparse.tracing.tape import Mode, Tape
+from fxsparse.tracing.tape import Mode
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
-from fxsparse.tracing.whole import followed
+from fxsparse.tracing.whole import Run, followed
 
 
 class _TrainingRead:
@@ -46,44 +46,41 @@ def trace_graph(
     prefix: str = "",
     device: str = "meta",
     follow: Iterable[dict[str, Any]] = (),
-) -> tuple[TracedGraph, Tape, bool]:
+) -> Run:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode. `device` is the type of
     the one that it is told it were on; in the files whose names are to `follow`, `int` does so."""
     import torch._dynamo  # noqa: F401  # layers of torch do so when they run; it must not take the builtins for its own that stand in below
 
     with ALONE, followed(follow):
-        before = holdings(root)
-        traced = _trace_graph(root, args, kwargs, mode, prefix, device)
-        refused = prefix and traced[1].guessed  # such a part becomes no graph, whatever else it does
-        if not (refused or follow) and changed(before, holdings(root)):  # a run that follows counts where it repeats one that did not
-            _require_the_same_again(traced[0].graph, traced[1], root, args, kwargs, mode, prefix, device)
-        return traced
+        run = _trace_graph(root, args, kwargs, mode, prefix, device)
+        refused = prefix and run.tape.guessed  # such a part becomes no graph, whatever else it does
+        if run.left and not (refused or follow):  # a run that follows counts where it repeats one that did not
+            _require_the_same_again(run, root, args, kwargs, mode, prefix, device)
+        return run
 
 
-def _require_the_same_again(graph: fx.Graph, tape: Tape, root: nn.Module, *how: Any) -> None:
+def _require_the_same_again(first: Run, root: nn.Module, *how: Any) -> None:
     """A run has left something behind: the next one may not be another one for it, once caches are filled. What is written to weights the
     first time alone is no cache."""
-    graphs, first = [str(graph)], written_weights(tape)
+    again = first
     for _ in range(2):
-        before = holdings(root)
+        last = again
         try:
-            again, tape, _ = _trace_graph(root, *how)
+            again = _trace_graph(root, *how)
         except TraceError as error:
             if KEEPS in str(error):
                 raise
             return  # nothing can be said
-        graphs.append(str(again.graph))
-        if graphs[-1] == graphs[-2]:
+        if str(again.graph.graph) == str(last.graph.graph):
             break
     else:
-        raise TraceError(f"the forward pass keeps {', '.join(map(repr, changed(before, holdings(root))[:3]))} {KEEPS}")
-    if written_weights(tape) != first:
-        raise TraceError(f"the forward pass writes to {' and '.join(first) or 'parameters'} in one run alone, and keeps that {KEEPS}")
+        raise TraceError(f"the forward pass keeps {', '.join(map(repr, again.left[:3]))} {KEEPS}")
+    written = written_weights(first.tape)
+    if written_weights(again.tape) != written:
+        raise TraceError(f"the forward pass writes to {' and '.join(written) or 'parameters'} in one run alone, and keeps that {KEEPS}")
 
 
-def _trace_graph(
-    root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str, device: str
-) -> tuple[TracedGraph, Tape, bool]:
+def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mode, prefix: str, device: str) -> Run:
     root.train(mode == "train")
     before = holdings(root)
     recorder = Recorder(mode)
@@ -125,7 +122,8 @@ def _trace_graph(
                 )
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
             graphing.require_still()
-            kept = read_and_replaced(graphing.graph, graphing.maker_of, root, changed(before, holdings(root)))
+            left = changed(before, holdings(root))
+            kept = read_and_replaced(graphing.graph, graphing.maker_of, root, left)
             if kept is not None:
                 raise TraceError(f"the forward pass keeps {kept!r} {KEEPS}")
             graphing.own_what_is_made()
@@ -142,7 +140,8 @@ def _trace_graph(
         for module in root.modules():
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in flat if isinstance(leaf, Tensor))
-    return TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec, cutting=cutting), recorder.tape, training.read
+    made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec)
+    return Run(made, recorder.tape, training.read, left, cutting)
 
 
 def _placeholders(graphing: Graphing, recorder: Recorder, leaves: list[Any]) -> tuple[tuple[tuple[int, Any], ...], tuple[str, ...]]:

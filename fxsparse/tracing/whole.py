@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch.utils._pytree import tree_leaves
 
@@ -18,8 +18,17 @@ from fxsparse.tracing.numbers import Traced, as_float, truncated
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedGraph
 
-Run = tuple[TracedGraph, Tape, bool]
 Names = dict[str, Any]  # what code sees in its file
+
+
+class Run(NamedTuple):
+    """What a run under the tracer gives."""
+
+    graph: TracedGraph
+    tape: Tape
+    asked: bool  # for its mode
+    left: list[str]  # names of attributes that hold something else now
+    cutting: list[Names]  # of code that made plain numbers of sizes
 
 
 class _Kind(type):
@@ -79,13 +88,13 @@ def followed(files: Iterable[Names]) -> Iterator[None]:
 def with_whole_numbers(run: Callable[[Iterable[Names]], Run], part: bool) -> Run:
     """The run in which sizes that `int` and `float` cut are followed, where it does the same as the one in which they are not."""
     first = run(())
-    if not first[0].cutting or (part and first[1].guessed):  # a part of a model that guesses becomes no graph
+    if not first.cutting or (part and first.tape.guessed):  # a part of a model that guesses becomes no graph
         return first
     try:
-        second = run(first[0].cutting)
+        second = run(first.cutting)
     except TraceError:
         return first
-    return second if _story(first[1]) == _story(second[1]) else first
+    return second if _story(first.tape) == _story(second.tape) else first
 
 
 def _story(tape: Tape) -> list[Any]:
