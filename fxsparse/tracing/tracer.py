@@ -48,7 +48,7 @@ def trace_graph(
     follow: Iterable[dict[str, Any]] = (),
 ) -> Run:
     """Graph and tape of a module on meta tensors (a copy that may be spoilt), and whether it asked for its mode. `device` is the type of
-    the one that it is told it were on; in the files whose names are to `follow`, `int` does so."""
+    the one that it is told it were on; in the files whose names are to `follow`, `int` and `float` do so."""
     import torch._dynamo  # noqa: F401  # layers of torch do so when they run; it must not take the builtins for its own that stand in below
 
     with ALONE, followed(follow):

@@ -59,13 +59,15 @@ def _passed(site: Site, dimensions: int) -> set[int]:
         site.tape.readers.get(ref.id) for ref in site.call.makes[1:]
     ):
         return set()
-    kernel, stride, padding = (
-        tuple(given) * (dimensions // len(given) or 1)
-        for name in ("kernel_size", "stride", "padding")
-        for given in [site.arg(name) or site.arg("kernel_size")]
-        for given in [[given] if isinstance(given, int) else given]
-    )
+    kernel, stride, padding = (_of_each_axis(site, name, dimensions) for name in ("kernel_size", "stride", "padding"))
     return {i for i in range(dimensions) if (kernel[i], stride[i], padding[i]) == (1, 1, 0)}
+
+
+def _of_each_axis(site: Site, name: str, dimensions: int) -> list[int]:
+    """A pool's argument, one number for each axis. A stride that is not given is the kernel's size."""
+    given = site.arg(name) or site.arg("kernel_size")
+    numbers = [given] if isinstance(given, int) else list(given)
+    return numbers * (dimensions // len(numbers) or 1)
 
 
 def _alike(name: str, theirs: int, lead: list[Axis]) -> dict[int, Axis]:
