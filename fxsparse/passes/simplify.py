@@ -16,7 +16,7 @@ from fxsparse.passes.constants.walk import memory_of, written
 from fxsparse.passes.equality import require_same_function
 from fxsparse.surgery.graphs import Place, Where, graphs, locator
 from fxsparse.tracing.copies import copy_with
-from fxsparse.tracing.loops import HOLDS
+from fxsparse.tracing.pins import HOLDS
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from fxsparse.surgery.literals import TABLE, name_of, rewrite
 from fxsparse.surgery.resize import resize
 from fxsparse.surgery.symbols import write_dense
 from fxsparse.tracing.copies import copy_with, is_flag, names_of
-from fxsparse.tracing.loops import PINS
+from fxsparse.tracing.pins import PINS, renew
 from fxsparse.tracing.recorder import ACTIVE, Recorder
 from fxsparse.tracing.recording import meta_inputs, record_in_place
 from fxsparse.tracing.tape import Mode, Ref
@@ -143,7 +143,7 @@ class Builder:
             occurrence = seen[key] = seen.get(key, -1) + 1
             runs = expectation.by_node.get(key)
             if node.target in PINS:
-                node.update_arg(1, type(node.args[1])(values[node.args[0]]))  # type: ignore[index, call-arg, misc]
+                renew(node, values)
             if runs is None:
                 try:
                     return run()

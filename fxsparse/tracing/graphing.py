@@ -25,9 +25,10 @@ from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.fills import filling
 from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
-from fxsparse.tracing.loops import answered, count
+from fxsparse.tracing.loops import count
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
 from fxsparse.tracing.numbers import cut
+from fxsparse.tracing.pins import answered
 from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
@@ -209,7 +210,7 @@ class Graphing(Nodes, TorchFunctionMode):
         if name == "shape":
             return self.shape(tensor)
         if name == "ndim":
-            return getter(tensor)
+            return self.rank(tensor)
         if name == "device":
             return self.device_of(tensor) if self.stands_in(tensor) else getter(tensor)
         if name in ("is_cpu", "is_cuda", "is_meta"):
@@ -224,7 +225,7 @@ class Graphing(Nodes, TorchFunctionMode):
     def size_call(self, name: str, func: Any, args: Any, kwargs: Any) -> Any:
         tensor = args[0]
         if name in ("dim", "ndimension"):
-            return func(*args, **kwargs)
+            return self.rank(tensor)
         if name in ("size", "stride"):
             rest = args[1:] or tuple(kwargs.values())
             shape = self.shape(tensor) if name == "size" else self.strides(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import operator
 from collections.abc import Callable, Mapping
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import Traced, TracedInt, written
+from fxsparse.tracing.numbers import Rank, Traced, TracedInt, written
 
 NOWHERE = "comes from nowhere"
 
@@ -30,6 +31,8 @@ class Nodes:
         self.devices: dict[int, Tensor] = {}
         self.asked = itertools.cycle(range(32, 128))  # torch has 7 bits for a device's number: the eldest are given again
         self.sizes: dict[tuple[int, int, str], TracedInt] = {}
+        self.shapes: dict[int, Tensor] = {}  # whose shape it is
+        self.ranks: dict[int, Rank] = {}
         self.attributes = self._attribute_names()
 
     def _attribute_names(self) -> dict[int, str]:
@@ -113,7 +116,10 @@ class Nodes:
     # ---- sizes and devices ---------------------------------------------------------------------------------------------------
 
     def shape(self, tensor: Tensor) -> torch.Size:
-        return torch.Size([self.extent(tensor, dim, n) for dim, n in enumerate(tensor.shape)])
+        shape = torch.Size([self.extent(tensor, dim, n) for dim, n in enumerate(tensor.shape)])
+        self.alive.append(shape)
+        self.shapes[id(shape)] = tensor
+        return shape
 
     def strides(self, tensor: Tensor) -> tuple[TracedInt, ...]:
         return tuple(self.extent(tensor, dim, n, "stride") for dim, n in enumerate(tensor.stride()))
@@ -134,6 +140,19 @@ class Nodes:
             self.alive.append(tensor)
             known = self.sizes[id(tensor), dim, what] = TracedInt(int(value), make, self.graph)
         return known
+
+    def rank(self, tensor: Tensor) -> int:
+        known = self.ranks.get(id(tensor))
+        if known is None:
+            node = self.maker_of(tensor)
+            if node is None:
+                return tensor.dim()
+            known = self.ranks[id(tensor)] = Rank(tensor.dim(), functools.cache(lambda: self.graph.call_method("dim", (node,))), self.graph)
+        return known
+
+    def length(self, shape: torch.Size) -> int:
+        """How long it is: the number of a tensor's axes, where it is all of its shape."""
+        return self.rank(self.shapes[id(shape)]) if id(shape) in self.shapes else shape.__len__()
 
     def stands_in(self, tensor: Tensor) -> bool:
         """Whether it stands for one on the model's device: it is on meta, or a buffer whose value is at hand."""

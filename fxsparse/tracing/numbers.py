@@ -9,7 +9,7 @@ import contextlib
 import math
 import operator
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -46,13 +46,33 @@ class TracedFloat(float):
         return self
 
 
+class Rank(int):
+    """A tensor's number of axes: plain as an argument and in arithmetic, since no graph is of use for another one; but who compares it is
+    noticed."""
+
+    make: MakeNode
+    home: torch.fx.Graph
+
+    def __new__(cls, value: int, make: MakeNode, home: torch.fx.Graph) -> Rank:
+        self = super().__new__(cls, value)
+        self.make, self.home = make, home
+        return self
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> int:
+        return int(self)
+
+    def __reduce__(self) -> tuple[type[int], tuple[int]]:
+        return int, (int(self),)
+
+
 Traced = (TracedInt, TracedFloat)
+Noticed = (*Traced, Rank)
 
 
 def written(value: Any, graph: torch.fx.Graph) -> Any:
     """The node behind a traced number of this graph, and any other value as it is. A number of another graph is plain: user code may have
     kept it from an earlier trace."""
-    if not isinstance(value, Traced):
+    if not isinstance(value, Noticed):
         return value
     if value.home is graph:
         return value.make()
@@ -122,7 +142,17 @@ for _name, _function in (("floor", math.floor), ("ceil", math.ceil), ("round", r
     setattr(TracedFloat, f"__{_name}__", _whole(_function))
 
 
-_listeners: list[Callable[[Any, int | float, str], None]] = []
+class Listener(Protocol):
+    """Is told where a number ends in something that remembers nothing."""
+
+    def cut(self, number: Any, plain: int | float, function: str) -> None:
+        """`int`, `float` or `len` has made a plain number of it."""
+
+    def decided(self, question: str, number: Any, other: int | float, answer: bool) -> None:
+        """It was compared, and the code may go on by the answer."""
+
+
+_listeners: list[Listener] = []
 
 
 def _int(self: Any) -> int:
@@ -142,7 +172,7 @@ def _float(self: Any) -> float:
 def cut(number: Any, plain: int | float, function: str) -> None:
     """Python makes a plain number of a traced one, for this function's sake."""
     if _listeners and isinstance(number, Traced):
-        _listeners[-1](number, plain, function)
+        _listeners[-1].cut(number, plain, function)
 
 
 for _type in Traced:
@@ -169,10 +199,41 @@ for _type in Traced:
     _type.__trunc__ = truncated  # type: ignore[method-assign, assignment]
 
 
+QUESTIONS = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
+
+
+def _comparison(question: str) -> Callable[[Any, Any], Any]:
+    name = f"__{QUESTIONS[question].__name__}__"
+    of_int, of_float = getattr(int, name), getattr(float, name)
+
+    def method(self: Any, other: Any) -> Any:
+        answer = (of_int if isinstance(self, int) else of_float)(self, other)
+        if answer is NotImplemented and isinstance(other, float):
+            answer = of_float(int.__float__(self), other)
+        if answer is not NotImplemented and _listeners:
+            _listeners[-1].decided(question, self, other, answer)
+        return answer
+
+    return method
+
+
+def _truth(self: Any) -> bool:
+    answer = (int if isinstance(self, int) else float).__bool__(self)
+    if _listeners:
+        _listeners[-1].decided("!=", self, 0, answer)
+    return answer
+
+
+for _noticed in Noticed:
+    for _question, _asked in QUESTIONS.items():
+        setattr(_noticed, f"__{_asked.__name__}__", _comparison(_question))
+    _noticed.__bool__ = _truth  # type: ignore[method-assign]
+
+
 @contextlib.contextmanager
-def rounding(note: Callable[[Any, int | float, str], None]) -> Iterator[None]:
-    """While this is open, `note` is told of each traced number that `int`, `float` or `len` makes a plain one."""
-    _listeners.append(note)
+def heard(listener: Listener) -> Iterator[None]:
+    """While this is open, `listener` is told."""
+    _listeners.append(listener)
     try:
         yield
     finally:
@@ -194,7 +255,7 @@ def extreme(choose: Callable[..., Any]) -> Callable[..., Any]:
     return chosen
 
 
-TracedInt.__hash__ = int.__hash__  # type: ignore[method-assign]
+TracedInt.__hash__ = Rank.__hash__ = int.__hash__  # type: ignore[method-assign]
 TracedFloat.__hash__ = float.__hash__  # type: ignore[method-assign]
 
 

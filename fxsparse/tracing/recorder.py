@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
+from types import FrameType
 from typing import Any
 
 import torch
@@ -331,8 +332,16 @@ def user_line() -> str:
     """The line of the user's code that is running."""
     frame = sys._getframe(1)
     while frame.f_back is not None:
-        file = frame.f_code.co_filename
-        if "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith("<"):
-            return f"{file}:{frame.f_lineno}"
+        if is_users(frame):
+            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
         frame = frame.f_back
     return "an unknown place"
+
+
+def is_users(frame: FrameType) -> bool:
+    """Whether its code is neither torch's, nor ours, nor made from a graph."""
+    file = frame.f_code.co_filename
+    return "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith(_GENERATED)
+
+
+_GENERATED = ("<fxsparse graph", "<eval_with_key", "<frozen ")

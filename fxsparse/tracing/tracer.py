@@ -102,7 +102,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
             recording(recorder),
             patched,
             building(graph),
-            counted(graph) as cutting,
+            counted(graph, graphing.length) as cutting,
             uncached(root),
             autocasts(graph),
             calls,

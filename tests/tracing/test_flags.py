@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import fxsparse
 from fxsparse.passes.simplify import Simplify
 from fxsparse.surgery.graphs import graphs
-from fxsparse.tracing.loops import answered
+from fxsparse.tracing.pins import answered
 
 
 class Flagged(nn.Module):
