@@ -210,7 +210,8 @@ class _Solver:
         return atoms
 
     def refuse_ambiguity(self) -> None:
-        """A class that is two different products, or a product of itself, cannot be decided unit by unit: protect all of it."""
+        """A class that is two different products, or a product of itself, cannot be decided unit by unit. Its outermost parts are
+        protected, and what is left may be decidable: norms of groups over x and over cat([x, y]) leave what has one place in all groups."""
         width = max((len(product.parts) for product in self.products), default=0)
         rows: list[Atoms] = []  # a coordinate of a product: the parts of it that may go, as atoms; -1 where there are fewer
         wholes: list[Atoms] = []
@@ -236,8 +237,9 @@ class _Solver:
                 self.join_places(self.products[index], atoms[here], atoms[first[which[here]]])
             if self.news:
                 return
-            involved = np.unique(np.concatenate([atoms[wrong], atoms[first[which[wrong]]]]))
-            self.freeze(involved[involved >= 0], AMBIGUOUS)
+            involved = np.concatenate([atoms[wrong], atoms[first[which[wrong]]]])
+            outermost = involved[np.arange(len(involved)), (involved >= 0).argmax(axis=1)]
+            self.freeze(np.unique(outermost), AMBIGUOUS)
 
     def join_places(self, product: Product, places: Atoms, others: Atoms) -> None:
         """cat([x, f(x)]) in groups: where the same classes stand at two places of one product, the parts of the one are those of the other,

@@ -209,6 +209,8 @@ class _Grouper:
         makers = [member.tensor for member in unique.values() if member.role != "consumes"]
         if not reason and makers and not any(self.dtypes[key].is_floating_point or self.dtypes[key].is_complex for key in makers):
             reason = "whole numbers or truth values alone make it"  # which the proof cannot mark as missing
+        if not reason and len(units) == 1:
+            reason = "a single unit, which must stay"
         ordered = tuple(sorted(unique.values(), key=self.member_rank))
         self.structure.groups[name] = Group(
             name, KINDS[self.kinds[units[0]]], tuple(range(len(units))), ordered, not reason, reason, Cost(0, 0)

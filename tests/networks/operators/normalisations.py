@@ -5,7 +5,7 @@ from __future__ import annotations
 from tests.networks.body import Body
 from tests.networks.family import Family
 from tests.networks.fitting import divisible, take, take_map
-from tests.networks.layers import DIMENSIONS
+from tests.networks.layers import DIMENSIONS, project
 
 normalisations = Family("normalisations")
 
@@ -118,3 +118,18 @@ def batch_norm_by_hand(body: Body) -> None:
         f".view({', '.join(map(str, (1, *shape)))})", f".reshape(1, -1{', 1' * (len(shape) - 1)})", f"[:{', None' * (len(shape) - 1)}]"
     )
     body.like(x, f"{x} * {scale}{at} + ({bias} - {mean} * {scale}){at}")
+
+
+@normalisations.operator(weight=2)
+def group_norms_that_straddle(body: Body) -> None:
+    """Norms of groups over two maps, and over both, where groups begin elsewhere: the streams of a U-Net."""
+    groups = body.genes.pick(2, 4, 3)
+    x = take_map(body, least=2)
+    parts = [project(body, x, groups * body.genes.pick(2, 4, 1)) for _ in range(2)]
+    normed = [body.like(part, f"{body.attribute('norm', f'nn.GroupNorm({groups}, {part.c})')}({part})", degree=1) for part in parts]
+    together = sum(part.c for part in parts)
+    norm = body.attribute("norm", f"nn.GroupNorm({groups}, {together})")
+    joined = parts if body.genes.flag() else normed
+    for each in joined:
+        each.used = True
+    body.like(parts[0], f"{norm}(torch.cat([{joined[0]}, {joined[1]}], 1))", degree=1, channels=together)
