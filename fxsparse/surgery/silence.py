@@ -107,11 +107,13 @@ def _coordinates(network: Network, name: str, part: Part) -> dict[int, list[int]
 def _found(network: Network, name: str) -> Choice | str:
     """The choice, or why there is none."""
     group = network.origin.structure.groups[name]
-    book = network.origin.structure.reading.book
+    reading = network.origin.structure.reading
+    book = reading.book
     if _meets(network, name, book.statistics):
         return "is normalised over its units: growing one changes the statistics of all"
     consumers = tuple(Part(member) for member in group.members if member.role == "consumes")
-    meetings = book.meetings | {uid for uid in book.consumers if book.roles.get(uid) != "consumes"}  # tied: it makes the unit as well
+    silenced = {factor.uid for part in consumers for factor in reading.tensors[part.member.tensor][part.member.axis]}
+    meetings = book.meetings | book.consumers - silenced  # tied, so that it makes the unit as well, or a part of an axis
     on_meta = any(parameter.is_meta for parameter in network.module.parameters())
     if (consumers and not _meets(network, name, meetings)) or on_meta or len(group.units) < 2:
         return consumers

@@ -34,6 +34,21 @@ class Attention(nn.Module):
         return self.proj(out.transpose(1, 2).reshape(batch, length, 8))
 
 
+class Probe(nn.Module):
+    """Queries that are weights, in heads: they silence what they meet as well as they make it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probe, self.kv, self.proj = nn.Parameter(torch.randn(1, 8)), nn.Linear(5, 16), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Any:
+        batch, length, _ = x.shape
+        k, v = self.kv(x).view(batch, length, 2, 2, 4).permute(2, 0, 3, 1, 4)
+        q = self.probe.expand(batch, 8).reshape(batch, 1, 2, 4).transpose(1, 2)
+        out = (q @ k.transpose(-1, -2) * 0.5).softmax(-1) @ v
+        return self.proj(out.transpose(1, 2).reshape(batch, 8))
+
+
 class Tied(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -94,6 +109,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Tensor]]] = {
     "packed as heads, 3, dimensions": (lambda: Attention("h3d", False), lambda: torch.randn(2, 7, 5).double()),
     "chunked": (lambda: Attention("chunk", False), lambda: torch.randn(2, 7, 5).double()),
     "fused": (lambda: Attention("chunk", True), lambda: torch.randn(2, 7, 5).double()),
+    "met by weights": (Probe, lambda: torch.randn(2, 7, 5).double()),
     "consumed by nothing": (Energy, lambda: torch.randn(4, 5).double()),
     "tied": (Tied, lambda: torch.randint(0, 9, (2, 4))),
 }
