@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, fx, nn
+from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.tape import Tape
 
@@ -65,6 +66,39 @@ def read_and_replaced(graph: fx.Graph, node_of: NodeOf, module: nn.Module, names
         if node is not None and not (node.op == "get_attr" and node.target == name):
             return name
     return None
+
+
+def fed(node_of: NodeOf, module: nn.Module, names: list[str]) -> list[tuple[str, Tensor]]:
+    """What now stands in collections and is computed from an input's values, with their names: no table, then, that is computed once."""
+    found = []
+    for name in names:
+        path, _, attribute = name.rpartition(".")
+        kept = getattr(module.get_submodule(path), attribute, None)
+        for leaf in tree_leaves(kept) if not isinstance(kept, Tensor) else ():
+            node = node_of(leaf) if isinstance(leaf, Tensor) else None
+            if node is not None and _from_values(node):
+                found.append((name, leaf))
+    return found
+
+
+def _from_values(node: fx.Node) -> bool:
+    """Whether it is computed from an input, and not from its shape, type and device alone."""
+    left, seen = [node], {node}
+    while left:
+        each = left.pop()
+        if each.op == "placeholder":
+            return True
+        name = each.target if isinstance(each.target, str) else getattr(each.target, "__name__", "")
+        if name in ABOUT or name.startswith("new_") or name.endswith("_like") or (each.target is getattr and each.args[1] == "device"):
+            continue
+        sources = each.all_input_nodes[:1] if name in AS_ANOTHER else each.all_input_nodes
+        left.extend(new for new in sources if new not in seen)
+        seen.update(sources)
+    return False
+
+
+ABOUT = {"size", "dim", "stride"}
+AS_ANOTHER = {"to", "type_as", "expand_as", "view_as", "reshape_as"}
 
 
 def written_weights(tape: Tape) -> list[str]:

@@ -16,7 +16,14 @@ from torch.utils._pytree import tree_leaves
 from fxsparse.errors import TraceError
 from fxsparse.tracing.numbers import Rank, Traced, TracedInt, written
 
-NOWHERE = "comes from nowhere"
+
+class FromNowhereError(TraceError):
+    """A tensor that the graph knows nothing of."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        shape = tuple(tensor.shape)
+        super().__init__(f"a tensor of shape {shape} comes from nowhere: it is no parameter, buffer, attribute or traced result")
+        self.tensor = tensor
 
 
 class Nodes:
@@ -54,9 +61,7 @@ class Nodes:
         if make is None:
             name = self.attributes.get(id(tensor))
             if name is None:
-                raise TraceError(
-                    f"a tensor of shape {tuple(tensor.shape)} {NOWHERE}: it is no parameter, buffer, attribute or traced result"
-                )
+                raise FromNowhereError(tensor)
             node = self.graph.get_attr(name)
             make = lambda: node  # noqa: E731
             self.know(tensor, make)

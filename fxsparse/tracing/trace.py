@@ -15,7 +15,7 @@ from fxsparse.tracing.attributes import as_buffers, hold_others, part_ways, read
 from fxsparse.tracing.copies import shared_copy
 from fxsparse.tracing.islands import Islands
 from fxsparse.tracing.modes import both_modes, exporting
-from fxsparse.tracing.nodes import NOWHERE
+from fxsparse.tracing.nodes import FromNowhereError
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedModule, as_traced
@@ -40,7 +40,7 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, 
     try:
         graphs, tapes, train_error, attributes = _whole(prepared, args, kwargs, train)
     except TraceError as error:
-        held = _holding(model, args, kwargs, train) if NOWHERE in str(error) else None
+        held = _holding(model, args, kwargs, train) if isinstance(error, FromNowhereError) else None
         if held is not None:
             return held
         prepared = replace_attention(shared_copy(model))  # without the buffers that were made of attributes before it failed

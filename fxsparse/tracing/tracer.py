@@ -16,7 +16,8 @@ from fxsparse.tracing.graphing import Graphing
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.loops import counted
 from fxsparse.tracing.luck import used_draws
-from fxsparse.tracing.memory import KEEPS, changed, holdings, read_and_replaced, written_weights
+from fxsparse.tracing.memory import KEEPS, changed, fed, holdings, read_and_replaced, written_weights
+from fxsparse.tracing.nodes import FromNowhereError
 from fxsparse.tracing.numbers import building
 from fxsparse.tracing.recorder import ALONE, Recorder
 from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
@@ -70,6 +71,10 @@ def _require_the_same_again(first: Run, root: nn.Module, *how: Any) -> None:
         except TraceError as error:
             if KEEPS in str(error):
                 raise
+            stranger = error.tensor if isinstance(error, FromNowhereError) else None
+            kept = next((name for name, tensor in first.fed if tensor is stranger), None)
+            if kept is not None:
+                raise TraceError(f"the forward pass keeps {kept!r} {KEEPS}") from error
             return  # nothing can be said
         if str(again.graph.graph) == str(last.graph.graph):
             break
@@ -123,6 +128,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
             graphing.graph.output([graphing.argument(leaf) for leaf in flat])
             graphing.require_still()
             left = changed(before, holdings(root))
+            collections = fed(graphing.maker_of, root, left)
             kept = read_and_replaced(graphing.graph, graphing.maker_of, root, left)
             if kept is not None:
                 raise TraceError(f"the forward pass keeps {kept!r} {KEEPS}")
@@ -141,7 +147,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in flat if isinstance(leaf, Tensor))
     made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec)
-    return Run(made, recorder.tape, training.read, left, cutting)
+    return Run(made, recorder.tape, training.read, left, collections, cutting)
 
 
 def _placeholders(graphing: Graphing, recorder: Recorder, leaves: list[Any]) -> tuple[tuple[tuple[int, Any], ...], tuple[str, ...]]:

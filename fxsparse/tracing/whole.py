@@ -11,6 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
@@ -28,6 +29,7 @@ class Run(NamedTuple):
     tape: Tape
     asked: bool  # for its mode
     left: list[str]  # names of attributes that hold something else now
+    fed: list[tuple[str, Tensor]]  # what stands in collections among them, and is computed from an input
     cutting: list[Names]  # of code that made plain numbers of sizes
 
 

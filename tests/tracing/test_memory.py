@@ -68,6 +68,31 @@ class Listing(Keeping):
         return y * len(self.seen)
 
 
+class InDict(Keeping):
+    """The running state under a key, begun from nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.states: dict[str, Tensor] = {}
+
+    def keep(self, y: Tensor) -> Tensor:
+        before = self.states.get("y", torch.zeros_like(y))
+        self.states["y"] = 0.5 * before + y.detach()
+        return y + self.states["y"]
+
+
+class InList(Keeping):
+    """Frames of a sequence, one at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frames: list[Tensor] = []
+
+    def keep(self, y: Tensor) -> Tensor:
+        self.frames = [*self.frames, y.detach()][-2:]
+        return torch.stack(self.frames).mean(0)
+
+
 class Rescaling(Keeping):
     """Divides a weight, the first time."""
 
@@ -78,7 +103,7 @@ class Rescaling(Keeping):
         return y
 
 
-KEEPING = [Potential, FromNone, OtherBuffer, Counting, Listing, Rescaling]
+KEEPING = [Potential, FromNone, OtherBuffer, Counting, Listing, InDict, InList, Rescaling]
 
 
 @pytest.mark.parametrize("cls", KEEPING, ids=lambda cls: cls.__name__)
@@ -171,3 +196,23 @@ def test_what_changes_no_later_call_is_traced(cls: type[Keeping]) -> None:
     assert not network.notes
     x = torch.randn(5, 3)
     assert torch.equal(network(x), model(x))
+
+
+class Tables(Keeping):
+    """What is computed once from shapes, types and devices is a table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: dict[Any, Tensor] = {}
+        self.shown: dict[str, Tensor] = {}
+
+    def keep(self, y: Tensor) -> Tensor:
+        if "scale" not in self.masks:
+            self.masks["scale"] = torch.arange(4, device=y.device).to(y) + torch.zeros_like(y[0]).type_as(y)
+        self.shown["features"] = y
+        return y * self.masks["scale"]
+
+
+def test_a_table_in_a_dict_and_what_is_there_to_be_seen_are_no_state() -> None:
+    network = fxsparse.trace(Tables().eval(), torch.randn(2, 3), check=True)
+    assert not network.notes
