@@ -109,7 +109,8 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> Network:
     dense = _edited(_traced(model, tuple(args), kwargs, said["train"], weights, path), said["edits"], path)
     if fingerprint(dense) != said["fingerprint"]:
         raise CheckpointError(
-            f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups"
+            f"{path} was saved from another model ({said['model']!r}); this {type(model).__name__} has other tensors or groups: make it "
+            "with the options that the saved one had, and load before it has run, which may leave tensors in it"
         )
     try:
         structure = dense.origin.structure
