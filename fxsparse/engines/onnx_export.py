@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import io
 import logging
@@ -22,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.engines.base import module_and_inputs
 from fxsparse.engines.onnx_parity import check_parity
 from fxsparse.engines.onnx_refusal import refusal
-from fxsparse.errors import LoweringError
+from fxsparse.errors import LoweringError, TraceError
 from fxsparse.network import Network
 
 Precision = Literal["fp32", "fp16"]
@@ -142,7 +143,8 @@ def quiet() -> Iterator[None]:
 def _exported(model: Network | nn.Module, module: nn.Module, example: tuple[Any, ...], dynamic_batch: bool, opset: int | None) -> Any:
     shapes: Any = None
     if dynamic_batch:
-        batch = torch.export.Dim("batch", min=1, max=1 << 16)
+        _require_other_batches(module, example)
+        batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
         example = tree_map_only(Tensor, _two_rows, example)  # a size of 1 would be taken for a constant
         free = tuple(tree_map_only(Tensor, lambda t: {0: batch} if t.dim() else None, each) for each in example)
         shapes = dict(inspect.signature(module.forward).bind(*free).arguments)  # by name: torch counts *args as one
@@ -150,8 +152,29 @@ def _exported(model: Network | nn.Module, module: nn.Module, example: tuple[Any,
         program = torch.onnx.export(module, example, dynamo=True, verbose=False, dynamic_shapes=shapes, opset_version=opset)
     except Exception as error:
         raise LoweringError(refusal(model, module, example, error)) from error
-    assert program is not None
+    assert program is not None and program.exported_program is not None
+    for rows in program.exported_program.range_constraints.values() if dynamic_batch else ():
+        if rows.upper < LARGEST_BATCH:
+            raise LoweringError(f"the batch cannot be free: the code takes another way for batches larger than {rows.upper}; {FIXED}")
     return program
+
+
+LARGEST_BATCH = 1 << 16
+FIXED = "leave dynamic_batch out, and export for the batch that you will run"
+
+
+def _require_other_batches(module: nn.Module, example: tuple[Any, ...]) -> None:
+    """An ONNX graph would not refuse those by which the traced code took another way."""
+    for count in (1, 3):
+        try:
+            with torch.no_grad():
+                module(*tree_map_only(Tensor, functools.partial(_of_rows, count), example))
+        except TraceError as error:
+            raise LoweringError(f"the batch cannot be free: {error}; {FIXED}") from error
+
+
+def _of_rows(count: int, tensor: Tensor) -> Tensor:
+    return torch.cat([tensor[:1]] * count) if tensor.dim() else tensor
 
 
 def _two_rows(tensor: Tensor) -> Tensor:

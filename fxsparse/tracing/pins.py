@@ -59,7 +59,9 @@ def decided(number: float, traced: bool, where: str, question: str, other: float
     homes = [each.home for each in (number, other) if isinstance(each, Noticed)]
     if homes:
         homes[0].call_function(decided, (written(number, homes[0]), traced, where, question, written(other, homes[0])))
-    elif QUESTIONS[question](number, other) != traced and ACTIVE.get() is None:
+        return
+    same = traced if QUESTIONS[question](number, other) else not traced  # asked for good: under torch.compile, an answer is a symbol
+    if not same and ACTIVE.get() is None:
         raise TraceError(
             f"{where} asks whether {number} {question} {other}, to which this input has another answer than the one that the model "
             "was traced with; trace it again with an input like this one"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,25 @@ def test_a_free_batch(tmp_path: Path) -> None:
     session = engine("onnxruntime").open(tmp_path / "free.onnx")  # type: ignore[attr-defined]
     x = torch.randn(5, 3, 16, 16)
     assert difference(session.run(x)[0], small.module.eval()(x)) < 1e-4
+
+
+@pytest.mark.parametrize("ask", [lambda n: n != 1, lambda n: n < 5, lambda n: n % 3], ids=["not one", "few", "no three"])
+def test_a_batch_that_the_code_asks_for_is_not_free(tmp_path: Path, ask: Callable[[int], Any]) -> None:
+    class Asking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.first(x).relu()
+            out: Tensor = self.second(y * 2 if ask(x.shape[0]) else y)
+            return out
+
+    network = fxsparse.trace(Asking(), torch.randn(2, 4))
+    with pytest.raises(fxsparse.Error, match=r"the batch cannot be free: .* leave dynamic_batch out"):
+        export_onnx(network, tmp_path / "free.onnx", dynamic_batch=True)
+    assert not list(tmp_path.iterdir())
+    export_onnx(network, tmp_path / "two.onnx")
 
 
 def test_half_precision_keeps_norms_and_softmax(tmp_path: Path) -> None:

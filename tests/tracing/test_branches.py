@@ -160,3 +160,13 @@ def test_axes_that_nobody_counts_may_be_more() -> None:
     network = fxsparse.trace(model, torch.randn(2, 8))
     x = torch.randn(2, 3, 8)
     assert torch.equal(network(x), model(x))
+
+
+def test_a_compiled_graph_asks_of_sizes_that_it_does_not_know() -> None:
+    network = fxsparse.trace(Asking(ASKED["less"]).eval(), torch.randn(1, 3, 8, 8))
+    compiled = torch.compile(network.module, dynamic=True, backend="eager")
+    for size in (8, 6, 9):
+        x = torch.randn(2, 3, size, 8)
+        torch.testing.assert_close(compiled(x), network(x))
+    with pytest.raises(fxsparse.TraceError, match=REFUSED):
+        compiled(torch.randn(2, 3, 12, 8))
