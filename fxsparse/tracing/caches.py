@@ -49,16 +49,21 @@ def uncached(root: nn.Module) -> Iterator[None]:
                     _forget(table, before)
 
 
+def own_modules() -> list[tuple[str, ModuleType]]:
+    """Those that may belong to a user's code."""
+    return _own_modules(len(sys.modules))
+
+
 @functools.lru_cache(maxsize=1)
 def _own_modules(count: int) -> list[tuple[str, ModuleType]]:
-    """Those that may belong to a user's code, as long as no more are imported."""
+    """The same as long as no more are imported."""
     found = list(sys.modules.items())
     return [(key, each) for key, each in found if key.partition(".")[0] not in _FOREIGN and isinstance(each, ModuleType)]
 
 
 def _modules() -> Iterator[tuple[ModuleType, list[str], list[str]]]:
     """Each module of a user's code, with the names of its cached functions and of its tables."""
-    for key, module in _own_modules(len(sys.modules)):
+    for key, module in own_modules():
         known = _seen.get(key)
         if known is None or known[0] is not module or known[1] != len(vars(module)):
             values = list(vars(module).items())

@@ -232,7 +232,7 @@ class Graphing(Nodes, TorchFunctionMode):
             return shape[rest[0]] if rest and rest[0] is not None else shape
         shape = self.shape(tensor)
         if name == "__len__":
-            cut(shape[0], tensor.shape[0], "len")
+            cut(shape[0], tensor.shape[0], "len()")
             return shape[0]
         total: Any = 1
         for extent in shape:

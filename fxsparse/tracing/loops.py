@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fxsparse.tracing.numbers import Rank, TracedFloat, TracedInt, extreme, heard, written
+from fxsparse.tracing.arithmetic import functions_follow
+from fxsparse.tracing.numbers import Rank, TracedFloat, TracedInt, heard, written
 from fxsparse.tracing.pins import decided, rounded, rounds
 from fxsparse.tracing.recorder import is_users, user_line
 
@@ -36,8 +37,8 @@ def users_frame(frame: FrameType | None) -> FrameType | None:
 def counted(graph: torch.fx.Graph, rank: Callable[[torch.Size], int]) -> Iterator[list[dict[str, Any]]]:
     """While this is open, a range to a traced size writes what it counted into the graph, and so do `int`, `float` and comparisons; what
     the code around `int` and `float` sees is in the list. The length of a tensor is a traced size (Python makes a plain int of what
-    `__len__` gives), that of a shape is what `rank` makes of it, and the least and the largest of sizes are traced as well."""
-    original, plain_length, least, largest = builtins.range, builtins.len, builtins.min, builtins.max
+    `__len__` gives), that of a shape is what `rank` makes of it, and functions of numbers follow traced ones."""
+    original, plain_length = builtins.range, builtins.len
     cutting: list[dict[str, Any]] = []
     asked: set[tuple[Any, ...]] = set()
 
@@ -60,22 +61,22 @@ def counted(graph: torch.fx.Graph, rank: Callable[[torch.Size], int]) -> Iterato
         def cut(self, number: TracedInt | TracedFloat, plain: int | float, function: str) -> None:
             frame = users_frame(sys._getframe(3))
             if frame is not None and number.home is graph:
-                graph.call_function(rounded, (number.make(), plain, f"{function}() at {user_line()}"))
-                if function in frame.f_code.co_names:  # math.sqrt asks for a float as well
+                graph.call_function(rounded, (number.make(), plain, f"{function} at {user_line()}"))
+                if function.removesuffix("()") in frame.f_code.co_names:  # numpy asks for a float as well
                     cutting.append(frame.f_globals)
 
         def decided(self, question: str, number: TracedInt | TracedFloat | Rank, other: float, answer: bool) -> None:
-            if number.home is graph and users_frame(sys._getframe(2)) is not None:
+            if number.home is graph and users_frame(sys._getframe(3)) is not None:
                 key = written(number, graph), answer, user_line(), question, written(other, graph)
                 if key not in asked:
                     asked.add(key)
                     graph.call_function(decided, key)
 
     builtins.range = Range  # type: ignore[misc]
-    builtins.len, builtins.min, builtins.max = length, extreme(least), extreme(largest)
+    builtins.len = length
     try:
-        with heard(Ends()):
+        with heard(Ends()), functions_follow():
             yield cutting
     finally:
         builtins.range = original  # type: ignore[misc]
-        builtins.len, builtins.min, builtins.max = plain_length, least, largest
+        builtins.len = plain_length

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import QUESTIONS, Noticed, Traced, TracedInt, written
+from fxsparse.tracing.arithmetic import QUESTIONS
+from fxsparse.tracing.numbers import Noticed, Traced, TracedInt, written
 from fxsparse.tracing.recorder import ACTIVE
 
 

@@ -15,7 +15,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.numbers import Traced, as_float, truncated
+from fxsparse.tracing.arithmetic import as_float, truncated
+from fxsparse.tracing.numbers import Traced
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedGraph
 

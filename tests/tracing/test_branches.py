@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import fxsparse
 from fxsparse.passes import Simplify
-from fxsparse.tracing.numbers import QUESTIONS
+from fxsparse.tracing.arithmetic import QUESTIONS
 from fxsparse.tracing.pins import decided
 
 REFUSED = r"test_branches.py:\d+ asks whether .* another answer than the one that the model was traced with"
