@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from fxsparse.errors import VerificationError
-from fxsparse.surgery.reference_contractions import KERNELS
+from fxsparse.surgery.reference_contractions import KERNELS, nothing
 from fxsparse.surgery.reference_living import Living
 from fxsparse.surgery.reference_random import drawn, draws
 from fxsparse.surgery.reference_state import randomised_state
@@ -130,7 +130,7 @@ def tainted_state(state: Mapping[str, Tensor], taint: Taint, *, spend: bool = Fa
         value = made[id(tensor)]
         if value.is_floating_point() or value.is_complex():
             for axis, coordinates in taint.get(key, {}).items():
-                value.index_fill_(axis, torch.as_tensor(list(coordinates), dtype=torch.int64), torch.nan)
+                value.index_fill_(axis, torch.as_tensor(list(coordinates), dtype=torch.int64), nothing(value))
     return {key: made[id(tensor)] for key, tensor in state.items()}
 
 

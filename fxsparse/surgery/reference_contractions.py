@@ -17,6 +17,11 @@ aten = torch.ops.aten
 Handler = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
+def nothing(tensor: Tensor) -> float | complex:
+    """What stands in this tensor for what is not there. A complex NaN of torch's is 0 in its imaginary part, which `view_as_real` shows."""
+    return complex(math.nan, math.nan) if tensor.is_complex() else math.nan
+
+
 def contract(op: Callable[..., Tensor], *operands: Tensor, windows: bool = False) -> Tensor:
     """`op`, linear in each operand, over the living terms. `windows`: axes from the third on are places, some of which may have no term."""
     dead = [x.isnan() for x in operands]
@@ -30,7 +35,7 @@ def contract(op: Callable[..., Tensor], *operands: Tensor, windows: bool = False
         # A place that sees only padding, or falls between the strides of a transposed convolution, is as dead as the rest of its channel.
         places = tuple(range(2, total.dim()))
         missing |= (missing | ~possible).all(places, keepdim=True) & missing.any(dim=2, keepdim=True).any(places, keepdim=True)
-    return total.masked_fill_(missing, math.nan)
+    return total.masked_fill_(missing, nothing(total))
 
 
 def _plain(op: Callable[..., Tensor], operands: int = 2) -> Handler:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from fxsparse.surgery.reference_contractions import CONTRACTIONS, KERNELS, Handler
+from fxsparse.surgery.reference_contractions import CONTRACTIONS, KERNELS, Handler, nothing
 from fxsparse.surgery.reference_statistics import STATISTICS
 
 # Element by element, though torch does not tag them as pointwise. `copy` is not here: what it overwrites may have been missing.
@@ -62,7 +62,7 @@ class Living:
             if not isinstance(leaf, Tensor) or not _reaches(gone.shape, leaf.shape):
                 continue
             if leaf.is_floating_point() or leaf.is_complex():
-                leaf.masked_fill_(gone, math.nan)
+                leaf.masked_fill_(gone, nothing(leaf))
             else:
                 self.flags[leaf] = gone.expand(leaf.shape)
         return out
@@ -114,7 +114,7 @@ def _constant_pad(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> T
         one = [0] * (2 * index) + list(pads[2 * index : 2 * index + 2])
         gone = torch.constant_pad_nd(gone, one, False) | line
     out: Tensor = func(*args, **kwargs)
-    return out.masked_fill(gone, math.nan)
+    return out.masked_fill(gone, nothing(out))
 
 
 def _index_put(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -127,7 +127,7 @@ def _index_put(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tens
             lines = lines.all(each, keepdim=True)
         axis += width
     out: Tensor = func(*args, **kwargs)
-    return out.masked_fill_(lines, math.nan)
+    return out.masked_fill_(lines, nothing(out))
 
 
 def _index_fill(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
@@ -135,7 +135,7 @@ def _index_fill(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Ten
     x, axis = args[0], args[1]
     lines = x.isnan().all(axis, keepdim=True) if x.dim() else x.isnan()
     out: Tensor = func(*args, **kwargs)
-    return out.masked_fill_(lines, math.nan)
+    return out.masked_fill_(lines, nothing(out))
 
 
 def _by_channel(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
+
+from fxsparse.surgery.reference_contractions import nothing
 
 VALUE = 0.5  # a probability, a uniform number, and not the mean of a normal one, which would hide its scale
 _DRAWS = "bernoulli cauchy exponential geometric log_normal native_dropout normal poisson rand rand_like randn randn_like uniform"
@@ -37,5 +38,5 @@ def drawn(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         known = tree_map_only(Tensor, lambda t: t.masked_fill(t.isnan(), VALUE), (args, kwargs))
         made = func(*known[0], **known[1]).fill_(VALUE)
     for gone in missing:
-        made.masked_fill_(gone, math.nan)
+        made.masked_fill_(gone, nothing(made))
     return made

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from fxsparse.surgery.reference_contractions import Handler
+from fxsparse.surgery.reference_contractions import Handler, nothing
 
 
 def _bound(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -41,8 +41,8 @@ def _reduction(neutral: float) -> Handler:
         dims = _dims(given, x)
         gone = dead.all(dims, keepdim=bool(given.get("keepdim"))) if dims else dead
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.is_floating_point():
-                leaf.masked_fill_(gone.reshape(leaf.shape), math.nan)
+            if isinstance(leaf, Tensor) and (leaf.is_floating_point() or leaf.is_complex()):
+                leaf.masked_fill_(gone.reshape(leaf.shape), nothing(leaf))
         return out
 
     return run

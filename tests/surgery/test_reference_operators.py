@@ -67,6 +67,16 @@ def test_statistics_are_over_the_living(name: str) -> None:
     assert bool(on_tainted(function, x, range(7)).isnan().all())
 
 
+def test_what_a_complex_number_lacks_it_lacks_in_both_parts() -> None:
+    def rotated(x: Tensor) -> Tensor:
+        y = torch.view_as_real(torch.view_as_complex(x.unflatten(1, (-1, 2))) * 1j).flatten(1)
+        return y * (y.square().mean(1, keepdim=True) + 1).rsqrt()
+
+    x = torch.randn(3, 8, dtype=torch.float64)
+    got = without(on_tainted(rotated, x, [2, 3]), {1: [2, 3]})
+    torch.testing.assert_close(got, rotated(without(x, {1: [2, 3]})), rtol=1e-12, atol=1e-12)
+
+
 def square_wave(x: Tensor) -> Tensor:
     high = (x > 0) & ~(x >= 1)
     return high.view(high.shape).to(x.dtype)
@@ -80,6 +90,7 @@ ELEMENTWISE: dict[str, Callable[[Tensor], Tensor]] = {name: getattr(F, name) for
     "clamp": lambda x: x.clamp(-0.5, 0.5),
     "clamp_": lambda x: x.clamp_(min=0),
     "comparison": square_wave,
+    "complex, scaled": lambda x: torch.view_as_real(torch.view_as_complex(torch.stack([x, x], -1)) * 2j).sum(-1),
     "empty_like": lambda x: torch.empty_like(x).fill_(2),
     "hardswish_": lambda x: F.hardswish(x, inplace=True),
     "masked_fill": lambda x: x.masked_fill(x.isnan() | (x > 0), 0.0),
