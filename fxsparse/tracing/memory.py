@@ -28,14 +28,14 @@ _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 def holdings(module: nn.Module) -> Holdings:
     """What the submodules hold beside parameters, by qualified name; collections by what is in them."""
     return {
-        f"{prefix}.{name}" if prefix else name: _content(value)
+        f"{prefix}.{name}" if prefix else name: content(value)
         for prefix, each in module.named_modules()
         for name, value in (*each.__dict__.items(), *each._buffers.items())
         if name not in _OWN
     }
 
 
-def _content(value: Any) -> Any:
+def content(value: Any) -> Any:
     if isinstance(value, dict):
         return list(value.items())
     return list(value) if isinstance(value, (list, tuple, set, deque)) else value
@@ -43,14 +43,14 @@ def _content(value: Any) -> Any:
 
 def changed(before: Holdings, after: Holdings) -> list[str]:
     """Names under which something else stands."""
-    return [name for name, value in after.items() if name not in before or not _same(before[name], value)]
+    return [name for name, value in after.items() if name not in before or not same(before[name], value)]
 
 
-def _same(a: Any, b: Any) -> bool:
+def same(a: Any, b: Any) -> bool:
     if a is b:
         return True
     if isinstance(a, (list, tuple)) and isinstance(b, (list, tuple)):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(map(same, a, b))
     return isinstance(a, _PLAIN) and isinstance(b, _PLAIN) and a == b
 
 

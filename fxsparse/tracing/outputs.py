@@ -11,21 +11,34 @@ from torch.utils._pytree import tree_leaves
 _OPAQUE = (type, nn.Module, types.FunctionType, types.MethodType, types.ModuleType)
 
 
+def attributes_of(value: Any) -> dict[str, Any] | None:
+    """The attributes of an object that torch's trees do not open; nothing where there is nothing to be opened."""
+    if isinstance(value, _OPAQUE):
+        return None
+    if hasattr(value, "__dict__"):
+        own: dict[str, Any] = vars(value)
+        return own
+    fields = getattr(type(value), "__dataclass_fields__", None)  # with slots
+    return None if fields is None else {name: getattr(value, name) for name in fields if hasattr(value, name)}
+
+
 def output_tensors(out: Any) -> list[Tensor]:
     """All tensors of a result, in order. torch's trees do not open plain classes, but what stands in them is given all the same."""
-    found: list[Tensor] = []
-    seen: set[int] = set()
+    return opened(out)[0]
+
+
+def opened(value: Any) -> tuple[list[Tensor], list[Any]]:
+    """All tensors, and all objects that were opened to find them."""
+    tensors: list[Tensor] = []
+    objects: dict[int, Any] = {}
 
     def visit(value: Any) -> None:
         for leaf in tree_leaves(value):
             if isinstance(leaf, Tensor):
-                found.append(leaf)
-            elif hasattr(leaf, "__dict__") and not isinstance(leaf, _OPAQUE) and id(leaf) not in seen:
-                seen.add(id(leaf))
-                visit(list(vars(leaf).values()))
-            elif hasattr(type(leaf), "__dataclass_fields__") and id(leaf) not in seen:  # with slots
-                seen.add(id(leaf))
-                visit([getattr(leaf, name, None) for name in type(leaf).__dataclass_fields__])
+                tensors.append(leaf)
+            elif id(leaf) not in objects and (own := attributes_of(leaf)) is not None:
+                objects[id(leaf)] = leaf
+                visit(list(own.values()))
 
-    visit(out)
-    return found
+    visit(value)
+    return tensors, list(objects.values())

@@ -23,6 +23,7 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.demands import demands_of
 from fxsparse.tracing.luck import generators_of
+from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.shapes import shapes
 from fxsparse.tracing.tape import Answers, Call, Mode, Origin, Owner, Question, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments
@@ -106,7 +107,7 @@ class Recorder(TorchDispatchMode):
 
     def hand_out(self, values: Any) -> None:
         """A graph ends, and whoever called it has these in its hands."""
-        mapped(lambda tensor: self.tape.handed.add(self.ref(tensor, "constant").id), values)
+        self.tape.handed.update(self.ref(tensor, "constant").id for tensor in output_tensors(values))
 
     def rewind(self, mark: int) -> None:
         """Forget the calls since a mark: the node that made them runs again."""

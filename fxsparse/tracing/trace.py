@@ -16,6 +16,7 @@ from fxsparse.tracing.copies import shared_copy
 from fxsparse.tracing.islands import Islands
 from fxsparse.tracing.modes import both_modes, exporting
 from fxsparse.tracing.nodes import FromNowhereError
+from fxsparse.tracing.objects import WRITES
 from fxsparse.tracing.replacements import replace_attention
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.traced_module import TracedModule, as_traced
@@ -40,6 +41,8 @@ def trace(model: nn.Module, args: Any, kwargs: Mapping[str, Any] | None = None, 
     try:
         graphs, tapes, train_error, attributes = _whole(prepared, args, kwargs, train)
     except TraceError as error:
+        if WRITES in str(error):  # to run the model at all would spoil what was given
+            raise
         held = _holding(model, args, kwargs, train) if isinstance(error, FromNowhereError) else None
         if held is not None:
             return held

@@ -19,6 +19,8 @@ from fxsparse.tracing.luck import used_draws
 from fxsparse.tracing.memory import KEEPS, changed, fed, holdings, read_and_replaced, written_weights
 from fxsparse.tracing.nodes import FromNowhereError
 from fxsparse.tracing.numbers import building
+from fxsparse.tracing.objects import Outputs, unwritten
+from fxsparse.tracing.outputs import output_tensors
 from fxsparse.tracing.recorder import ALONE, Recorder
 from fxsparse.tracing.recording import advice, as_arguments, describe, first_line, meta_inputs, recording
 from fxsparse.tracing.switches import autocasts
@@ -113,19 +115,20 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
             calls,
             old_variables(),
         ):
-            with graphing, used_draws(recorder.generators) as drawn:
+            with graphing, unwritten(leaves), used_draws(recorder.generators) as drawn:
                 out = root.forward(*arguments, **keywords)
                 if drawn():
                     raise TraceError("the forward pass draws numbers with Python's random or with numpy, which a graph would repeat")
                 if not still_beside(root):
                     raise TraceError("the forward pass puts another tensor in the place of one that stands beside its class")
             flat, out_spec = tree_flatten(out)
-            tensors = [leaf for leaf in flat if isinstance(leaf, Tensor)]
+            tensors = output_tensors(out)
             if not tensors:
                 raise TraceError(
                     f"the model returns no tensor that can be followed, but {type(out).__name__}; return tensors in tuples, lists or dicts"
                 )
-            graphing.graph.output([graphing.argument(leaf) for leaf in flat])
+            outputs = Outputs(graphing, (*leaves, *before.values()))
+            graphing.graph.output([outputs.argument(leaf) for leaf in flat])
             graphing.require_still()
             left = changed(before, holdings(root))
             collections = fed(graphing.maker_of, root, left)
@@ -145,7 +148,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
         del nn.Module.training
         for module in root.modules():
             module.__dict__.setdefault("training", mode == "train")
-    recorder.tape.outputs = tuple(recorder.ref(leaf) for leaf in flat if isinstance(leaf, Tensor))
+    recorder.tape.outputs = tuple(map(recorder.ref, tensors))
     made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec)
     return Run(made, recorder.tape, training.read, left, collections, cutting)
 
