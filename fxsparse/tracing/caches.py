@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from types import CellType, ModuleType
+from types import CellType, FunctionType, ModuleType
 from typing import Any
 
 import torch
@@ -67,15 +67,25 @@ def _modules() -> Iterator[tuple[ModuleType, list[str], list[str]]]:
         known = _seen.get(key)
         if known is None or known[0] is not module or known[1] != len(vars(module)):
             values = list(vars(module).items())
-            cached, tables = ([name for name, value in values if isinstance(value, kind)] for kind in (_Cached, (dict, list)))
-            known = _seen[key] = (module, len(vars(module)), cached, [name for name in tables if not name.startswith("__")])
+            cached = [name for name, value in values if isinstance(value, _Cached) or _cells(value)]
+            tables = [name for name, value in values if isinstance(value, (dict, list)) and not name.startswith("__")]
+            known = _seen[key] = (module, len(vars(module)), cached, tables)
         if known[2] or known[3]:
             yield module, known[2], known[3]
 
 
 def _in_modules() -> Iterator[tuple[Any, str]]:
     for module, cached, _ in _modules():
-        yield from ((module, name) for name in cached if isinstance(vars(module).get(name), _Cached))
+        for name in cached:
+            value = vars(module).get(name)
+            yield from [(module, name)] if isinstance(value, _Cached) else _cells(value)
+
+
+def _cells(function: Any) -> list[tuple[CellType, str]]:
+    """Where a function, or a method, has cached ones behind a decorator of the library."""
+    function = function.__func__ if isinstance(function, (staticmethod, classmethod)) else function
+    closure = function.__closure__ or () if isinstance(function, FunctionType) else ()
+    return [(cell, CELL) for cell in closure if isinstance(_content(cell), _Cached)]
 
 
 def _classes(root: nn.Module) -> Iterator[type]:
@@ -88,8 +98,7 @@ def _in_classes(root: nn.Module) -> Iterator[tuple[Any, str]]:
         for name, value in list(vars(cls).items()):
             if isinstance(value, _Cached):
                 yield cls, name
-            closure = getattr(getattr(value, "__func__", value), "__closure__", None) or ()
-            yield from ((cell, CELL) for cell in closure if isinstance(_content(cell), _Cached))  # behind a decorator of the library
+            yield from _cells(value)
 
 
 def _tables(root: nn.Module) -> Iterator[Any]:
@@ -172,7 +181,10 @@ def _computing(cached: functools._lru_cache_wrapper[Any]) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
         if _traced((args, kwargs)):
             return cached.__wrapped__(*args, **kwargs)
+        misses = cached.cache_info().misses
         result = cached(*args, **kwargs)
+        if cached.cache_info().misses > misses:  # it is of this very run, and one that computes it twice would be another
+            return result
         return cached.__wrapped__(*args, **kwargs) if any(isinstance(leaf, Tensor) for leaf in tree_leaves(result)) else result
 
     for name in ("cache_clear", "cache_info", "cache_parameters"):

@@ -269,3 +269,33 @@ def test_tables_that_make_what_they_are_asked_for_are_not_asked() -> None:
 class Doing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x.relu()
+
+
+@functools.cache
+def steps(width: int, device: torch.device) -> Tensor:
+    return torch.arange(width, device=device) / width
+
+
+@remembering
+def wide_steps(width: int, device: torch.device) -> Tensor:
+    return torch.arange(width, device=device) * width
+
+
+class Asking(nn.Module):
+    """It looks at a value, so that parts of it are graphs, and asks cached functions for tensors beside them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x * 2 if x.sum() > 0 else x
+        return self.part(x) + steps(4, torch.device("cpu")) + wide_steps(4, torch.device("cpu"))  # type: ignore[no-any-return]
+
+
+def test_a_table_that_is_computed_for_the_first_time_is_computed_once() -> None:
+    steps.cache_clear()
+    model, x = Asking().eval(), torch.randn(2, 4)
+    network = fxsparse.trace(model, x, check=True)
+    assert network.origin.islands == ("part",) and network.group("part.0").prunable
+    torch.testing.assert_close(network(x), model(x))
