@@ -27,7 +27,7 @@ from fxsparse.surgery.symbols import write_dense
 from fxsparse.tracing.copies import copy_with, is_flag, names_of
 from fxsparse.tracing.pins import PINS, renew
 from fxsparse.tracing.recorder import ACTIVE, Recorder
-from fxsparse.tracing.recording import meta_inputs, record_in_place
+from fxsparse.tracing.recording import record_in_place
 from fxsparse.tracing.tape import Mode, Ref
 from fxsparse.tracing.traced_module import TracedModule, traced_graphs
 
@@ -241,9 +241,8 @@ def build(
     builder.module.eval()  # in train mode, asking for a weight under spectral norm changes buffers
     set_tensors(builder.module, tensors)
     builder.resize_leaves()
-    meta = meta_inputs(inputs)
     for tape, reading in enumerate(structure.reading.tapes):
-        builder.repair(tape, reading.tape.mode, meta)
+        builder.repair(tape, reading.tape.mode, inputs)
     for module in builder.module.modules():
         if isinstance(module, TracedModule):
             module.recompile()

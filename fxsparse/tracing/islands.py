@@ -6,25 +6,26 @@ import contextlib
 import math
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import TreeSpec
+from torch.utils._pytree import TreeSpec, tree_leaves
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.modes import EVAL_ALONE, both_modes
 from fxsparse.tracing.recorder import LOOKS, NO
-from fxsparse.tracing.recording import record, record_in_place
+from fxsparse.tracing.recording import is_whole, record, record_in_place
 from fxsparse.tracing.tape import Answers, Mode, Question, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class
 
 TURNS = range(1, 9)  # of other luck, by which the same parts may be called in another way
 RECORDINGS = 12  # so many in which some of a model's questions are answered with yes: one of them, then two, and so on
 NUMBERS = (0, 1000, -1000)  # what it is told, beside 1, where it asks how much something is
+GIVEN = Answers(given=True)
 LENGTH = 8  # times as many calls as with the first answers, and the code counts to what it was told
 
 
@@ -70,14 +71,15 @@ class Islands:
 
     def record_originals(self) -> Originals:
         """The tapes of the untouched model in each mode, and what each submodule is called with."""
-        plain = self.record_calls(self.first)
-        tapes = {(self.first, NO): plain}
+        plain = self.record_plainly()
+        base = plain.answers
+        tapes = {(self.first, base): plain}
         for turn in TURNS if plain.chance else ():
             with contextlib.suppress(TraceError):
-                self.record_calls(self.first, turn=turn)
+                self.record_calls(self.first, base, turn=turn)
         if self.first == "eval" and self.train:
             with contextlib.suppress(TraceError):  # a detection model wants targets in train mode; `settle` says so
-                tapes["train", NO] = record(self.shell, self.args, self.kwargs, "train")
+                tapes["train", base] = record(self.shell, self.args, self.kwargs, "train", base)
         for mode, tape in [(mode, tape) for (mode, _), tape in tapes.items()]:
             waiting = deque(blunt_answers(tape))
             left = len(waiting) + RECORDINGS
@@ -90,6 +92,21 @@ class Islands:
                         tapes[mode, answers] = other
                     waiting.extend(next_answers(other))
         return tapes
+
+    def record_plainly(self) -> Tape:
+        """The tape with the first answers. Code that cannot go on with these may want to count by its inputs, as the sizes of images that
+        are packed in one row: then it is told what they are."""
+        try:
+            return self.record_calls(self.first)
+        except TraceError:
+            if not any(isinstance(leaf, torch.Tensor) and is_whole(leaf) for leaf in tree_leaves((self.args, self.kwargs))):
+                raise
+            self.calls.clear()
+            try:
+                return self.record_calls(self.first, GIVEN)
+            except TraceError:
+                self.calls.clear()
+        return self.record_calls(self.first)
 
     def record_calls(self, mode: Mode, answers: Answers = NO, turn: int = 0, most: float = math.inf) -> Tape:
         """The tape with these answers, and this luck, of at most so many calls; notes the calls of all parts."""
@@ -182,9 +199,9 @@ def blunt_answers(tape: Tape) -> Iterator[Answers]:
     """By another answer the code may take another way among its parts, or call them in another way, as with None in the place of a mask:
     yes to everything, and other numbers."""
     if _asked(tape, tape.questions):
-        yield Answers(always=True)
+        yield replace(tape.answers, always=True)
     if _asked(tape, tape.numbers):
-        yield from (Answers(number=number) for number in NUMBERS)
+        yield from (replace(tape.answers, number=number) for number in NUMBERS)
 
 
 def next_answers(tape: Tape) -> Iterator[Answers]:
@@ -196,7 +213,7 @@ def next_answers(tape: Tape) -> Iterator[Answers]:
     for number, question in enumerate(tape.questions):
         lines.setdefault(question.line, number)
     behind = _asked(tape, tape.questions)
-    yield from (Answers(tape.answers.yes | {number}) for number in lines.values() if last < number < behind)
+    yield from (replace(tape.answers, yes=tape.answers.yes | {number}) for number in lines.values() if last < number < behind)
 
 
 def _asked(tape: Tape, questions: list[Question]) -> int:

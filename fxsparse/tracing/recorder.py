@@ -61,6 +61,7 @@ class Recorder(TorchDispatchMode):
         self.generators: list[Any] = []  # of random numbers, the network's own
         self.times: dict[tuple[str, int], int] = {}  # line of code, and how patient it is met -> how often it has asked
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
+        self.given: set[int] = set()  # ids of real tensors that follow from given inputs
         self.written: set[int] = set()  # storage of real tensors that were written to
         self.spoilt: set[int] = set()  # and of those that were given what is not known
         self._ids: dict[int, Ref] = {}
@@ -143,9 +144,12 @@ class Recorder(TorchDispatchMode):
             if _looks(func, given):
                 self.looked_at(given)
         results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+        told = bool(self.given) and any(id(tensor) in self.given for tensor in given)
+        self.tape.guessed |= told and _looks(func, given)
         for leaf in leaves:
             if isinstance(leaf, Tensor) and not leaf.is_meta:
                 (self.fixed.add if fixed else self.fixed.discard)(id(leaf))
+                (self.given.add if told else self.given.discard)(id(leaf))
         self.tape.calls.append(Call(func, ref_args, ref_kwargs, results, Owner(self.modules[-1], *self.node)))
         if len(self.tape.calls) > self.most:
             raise TraceError(f"the forward pass goes on and on, at {user_line()}")
@@ -208,6 +212,8 @@ class Recorder(TorchDispatchMode):
                     if isinstance(made, (bool, int, float)):
                         return self._answer(made)
                     return answer(0, *args, **kwargs) if self._turn(user_line(), SEARCHES) else made
+        elif func is READS and id(leaves[0]) in self.given:
+            return self._answer_given(func(*args, **kwargs))
         elif self.refuses and func is READS and not (self.constant(leaves[0]) or self.knows(leaves[0])):
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
@@ -224,6 +230,16 @@ class Recorder(TorchDispatchMode):
             return type(plain)(OTHER_NUMBERS[turn % 3] if turn else tape.answers.number)
         tape.questions.append(question)
         return tape.answers.truth(len(tape.questions) - 1) != bool(turn)
+
+    def _answer_given(self, plain: bool | int | float) -> bool | int | float:
+        """What plain Python code is told of what follows from given inputs: as it is, or otherwise where other answers are asked for."""
+        tape = self.tape
+        if not isinstance(plain, bool):
+            tape.numbers.append(Question(user_line(), len(tape.calls)))
+            number = tape.answers.number
+            return plain if number == NO.number else type(plain)(min(number, plain + 1))  # real tensors may become as long
+        tape.questions.append(Question(user_line(), len(tape.calls)))
+        return plain != tape.answers.truth(len(tape.questions) - 1)
 
     def _turn(self, line: str, patience: int) -> int:
         """Counts what a line of code asks; the how manieth time it is when patience has run out, else 0."""

@@ -81,8 +81,14 @@ def as_arguments(args: Any) -> tuple[Any, ...]:
     return tuple(args) if isinstance(args, (tuple, list)) else (args,)
 
 
-def meta_inputs(args: Any) -> Any:
-    return tree_map_only(Tensor, lambda t: t.detach().to("meta"), args)
+def meta_inputs(args: Any, *, given: bool = False) -> Any:
+    """Inputs have shapes and no values; but for whole numbers and truth values, where these are `given`."""
+    return tree_map_only(Tensor, lambda t: t.detach().clone() if given and is_whole(t) else t.detach().to("meta"), args)
+
+
+def is_whole(tensor: Tensor) -> bool:
+    """Whether it holds whole numbers or truth values that are there."""
+    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.is_meta)
 
 
 def describe(args: Any) -> str:
@@ -135,8 +141,10 @@ def record_in_place(
     recorder.turn = turn
     recorder.adopt(copy)
     before = holdings(copy)
-    arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})))
-    recorder.tape.inputs = tuple(recorder.ref(leaf, "input") for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor))
+    arguments, keywords = meta_inputs((as_arguments(args), dict(kwargs or {})), given=answers.given)
+    leaves = [leaf for leaf in tree_leaves((arguments, keywords)) if isinstance(leaf, Tensor)]
+    recorder.tape.inputs = tuple(recorder.ref(leaf, "input", sure=False) for leaf in leaves)
+    recorder.given.update(id(leaf) for leaf in leaves if not leaf.is_meta)
     try:
         with recording(recorder), values_leave(recorder), uncached(copy):
             drawn = drawn_since(recorder.generators)

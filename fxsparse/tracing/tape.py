@@ -101,6 +101,7 @@ class Answers:
     yes: frozenset[int] = frozenset()  # the questions, by their number, that are answered with yes
     always: bool = False  # yes to all of them
     number: int = 1
+    given: bool = False  # whole numbers and truth values among the inputs are what they are, and what follows from them
 
     def truth(self, question: int) -> bool:
         return self.always or question in self.yes
