@@ -149,7 +149,8 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
         for module in root.modules():
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(map(recorder.ref, tensors))
-    made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec)
+    shapes = tuple(recorder.tape.values[ref.id].shape for ref in recorder.tape.inputs)
+    made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec, shapes)
     return Run(made, recorder.tape, training.read, left, collections, cutting)
 
 
