@@ -30,6 +30,7 @@ def values_leave(recorder: Recorder) -> Iterator[None]:
 
     def numpy(self: Tensor, **options: Any) -> Any:
         recorder.looked_at([self])
+        recorder.tape.chance |= id(self) in recorder.given  # what is done with it asks nothing
         return as_array(self, **options)
 
     Tensor.tolist, Tensor.numpy = tolist, numpy  # type: ignore[assignment,method-assign]

@@ -146,6 +146,8 @@ class Recorder(TorchDispatchMode):
         results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         told = bool(self.given) and any(id(tensor) in self.given for tensor in given)
         self.tape.guessed |= told and _looks(func, given)
+        if told and func is not READS and any(isinstance(leaf, (bool, int, float)) for leaf in leaves):
+            self.tape.chance = True  # `equal` is no question, and has no other answer
         for leaf in leaves:
             if isinstance(leaf, Tensor) and not leaf.is_meta:
                 (self.fixed.add if fixed else self.fixed.discard)(id(leaf))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -56,6 +58,19 @@ def test_a_table_of_a_made_up_size_is_not_made() -> None:
 
     network = fxsparse.trace(Grid().eval(), (torch.randn(2, 4), torch.tensor([2, 3, 3, 5])), check=True)
     assert network.origin.islands == ()
+
+
+@pytest.mark.parametrize(
+    "asks", [lambda lengths: lengths.numpy()[0] > 100, lambda lengths: torch.equal(lengths, lengths * 2)], ids=["numpy", "equal"]
+)
+def test_what_is_looked_at_past_all_questions_is_protected(asks: Callable[[Tensor], bool]) -> None:
+    class Looking(Packed):
+        def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
+            y = torch.cat([self.mix(part) for part in x.split(lengths.tolist())])
+            return self.out(self.late(y) + (y * 2 if asks(lengths) else 0))  # type: ignore[no-any-return]
+
+    network = fxsparse.trace(Looking().eval(), (torch.randn(6, 4), torch.tensor([4, 2])))
+    assert "could not be traced" in network.group("late.2").reason and network.group("late.0").prunable
 
 
 def test_without_numbers_among_the_inputs_the_refusal_stands() -> None:
