@@ -115,6 +115,8 @@ def _nudged(state: dict[str, Tensor], seed: int) -> dict[str, Tensor]:
 def _apart(outputs: list[Tensor], others: list[Tensor]) -> float:
     """How far two runs are apart, relative to the largest value; infinitely, where one is not finite."""
     worst = scale = 0.0
+    if len(outputs) != len(others):  # the code went another way
+        return float("inf")
     for a, b in zip(outputs, others, strict=True):
         if a.shape != b.shape or not bool(torch.isfinite(a - b).all()):
             return float("inf")

@@ -235,3 +235,21 @@ def test_a_norm_counts_padding_beside_a_token() -> None:
 
     network = fxsparse.trace(Padded().eval(), torch.randn(2, 3, 1))
     each_unit_may_go(network)
+
+
+def test_a_part_may_be_called_more_often_when_units_are_gone() -> None:
+    class Routed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 1)
+            self.part = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            chosen = self.b(self.a(x).relu())[:, 0] > 0
+            for row in chosen.nonzero().tolist():
+                x = self.part(x) + row[0]
+            return x
+
+    network = fxsparse.trace(Routed().eval(), torch.randn(40, 4))
+    proofs = [fxsparse.verify(network, network.shrink({"a": [0, 2, 3]}), seed=seed) for seed in range(3)]
+    assert all(proof.max_error <= 1e-9 for proof in proofs)
