@@ -25,6 +25,7 @@ from fxsparse.engines.onnx_parity import check_parity
 from fxsparse.engines.onnx_refusal import refusal
 from fxsparse.errors import LoweringError, TraceError
 from fxsparse.network import Network
+from fxsparse.tracing.outputs import output_tensors
 
 Precision = Literal["fp32", "fp16"]
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}  # of the largest output
@@ -105,14 +106,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tensors_alone(module: nn.Module, example: tuple[Any, ...]) -> Iterator[None]:
-    """A file has tensors for outputs: while this is open, numbers and texts beside them are left out of what the module returns."""
+    """A file has tensors for outputs: while this is open, numbers and texts beside them are left out of what the module returns, and plain
+    objects are opened."""
     outputs: list[Any] = []
     with contextlib.suppress(Exception):  # the exporter will meet it again, and say where it is
         outputs = tree_leaves(module(*example))
     if all(isinstance(leaf, Tensor) or leaf is None for leaf in outputs):
         yield
         return
-    hook = module.register_forward_hook(lambda _module, _inputs, out: [leaf for leaf in tree_leaves(out) if isinstance(leaf, Tensor)])
+    hook = module.register_forward_hook(lambda _module, _inputs, out: output_tensors(out))
     try:
         yield
     finally:

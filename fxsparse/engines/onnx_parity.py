@@ -13,6 +13,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import LoweringError
+from fxsparse.tracing.outputs import output_tensors
 
 
 def feed(session: onnxruntime.InferenceSession, inputs: tuple[Any, ...]) -> dict[str, Any]:
@@ -28,7 +29,7 @@ def check_parity(path: Path, module: nn.Module, program: Any, inputs: tuple[Any,
         got = session.run(None, feed(session, inputs))
     except Exception as error:
         raise LoweringError(f"ONNX Runtime does not run the exported file: {str(error).splitlines()[0]}") from error
-    wanted = [leaf for leaf in tree_leaves(module(*inputs)) if isinstance(leaf, Tensor)]
+    wanted = output_tensors(module(*inputs))
     if len(got) != len(wanted):
         raise LoweringError(f"the exported file has {len(got)} outputs, and the module {len(wanted)}")
     errors = [difference(torch.from_numpy(np.asarray(a)), b) for a, b in zip(got, wanted, strict=True)]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import types
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-_OPAQUE = (type, nn.Module, types.FunctionType, types.MethodType, types.ModuleType)
+_NUMBERS = (int, float, complex, str, bytes, torch.SymInt, torch.SymFloat, torch.SymBool)  # those of a trace remember where they come from
+_OPAQUE = (type, nn.Module, types.FunctionType, types.MethodType, types.ModuleType, *_NUMBERS)
 
 
 def attributes_of(value: Any) -> dict[str, Any] | None:

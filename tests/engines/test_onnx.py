@@ -177,6 +177,27 @@ def test_numbers_among_the_outputs_are_left_out(tmp_path: Path, dynamic_batch: b
     assert network.module(torch.randn(3, 4))["samples"] == 3, "the module returns what it did"
 
 
+class Kept:
+    """What a forward pass keeps for its caller."""
+
+    def __init__(self, keys: Tensor) -> None:
+        self.keys = keys
+
+
+def test_tensors_in_plain_objects_are_outputs(tmp_path: Path) -> None:
+    class Keeping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc, self.keys = nn.Linear(6, 4), nn.Linear(6, 3)
+
+        def forward(self, x: Tensor) -> dict[str, Any]:
+            return {"y": self.fc(x), "kept": Kept(self.keys(x))}
+
+    network = fxsparse.trace(Keeping().eval(), torch.randn(2, 6))
+    export_onnx(network, tmp_path / "m.onnx")
+    assert len(onnx.load(tmp_path / "m.onnx").graph.output) == 2
+
+
 def test_the_module_stays_in_its_mode(tmp_path: Path) -> None:
     module = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).train()
     module[1].eval()

@@ -232,3 +232,31 @@ def test_a_loop_as_long_as_a_search_finds_something_ends_while_it_is_recorded(fi
     network = fxsparse.trace(Finding(finds).eval(), torch.randn(2, 4))
     longest = max(sum("addmm" in call.name for call in each.tape.calls) for each in network.origin.structure.reading.tapes)
     assert longest < 2 * 600
+
+
+class Both(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.a(x).relu()
+        return self.b(h), h
+
+
+def test_what_a_part_gives_and_nobody_uses_may_go_to_a_layer_that_waits() -> None:
+    class Waiting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.part, self.late = Both(), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y, h = self.part(x)
+            return y + self.late(h) if int(y.sum()) == 10 else y  # type: ignore[no-any-return]
+
+    network = fxsparse.trace(Waiting().eval(), torch.randn(2, 4))
+    assert network.origin.islands == ("part",)
+    group = network.group("part.a")
+    assert not group.prunable and "may be used in a branch not taken" in group.reason
+    handed = [each.tape.handed for each in network.origin.structure.reading.tapes]
+    assert all(len(values) == 2 for values in handed)  # in Python's hands, read or not

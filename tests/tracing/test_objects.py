@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal
 
 import fxsparse
+from fxsparse.tracing.outputs import output_tensors
 
 
 class Page:
@@ -101,6 +102,14 @@ def test_a_distribution_is_a_result() -> None:
     network = fxsparse.trace(Likely().eval(), torch.randn(2, 4), check=True)
     assert network.origin.islands == ("",)
     assert network(torch.randn(3, 4)).log_prob(torch.zeros(3, 4)).shape == (3, 4)
+
+
+def test_sizes_in_a_result_are_not_opened() -> None:
+    network = fxsparse.trace(Keeping().eval(), torch.randn(2, 5, 4))
+    x = torch.randn(2, 5, 4)
+    assert [tuple(t.shape) for t in output_tensors(network(x))] == [(2, 5, 4), (2, 5, 6), (2, 5, 6)]
+    tape = network.origin.structure.reading.tapes[0].tape
+    assert [tape.values[ref.id].shape for ref in tape.outputs] == [(2, 5, 4), (2, 5, 6), (2, 5, 6)]
 
 
 def test_an_object_that_was_there_before_is_the_same_afterwards() -> None:
