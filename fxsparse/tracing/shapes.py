@@ -1,8 +1,8 @@
 """What meta kernels gave before: the same operator on the same shapes gives the same shapes.
 
-A meta kernel is mostly Python, and takes up to three milliseconds (batch norm). Networks repeat their blocks, so that most calls were
-seen already. Only operators of torch itself are remembered that do not look into their arguments; of those that write, the element-wise
-ones, which return what they wrote to.
+A meta kernel is mostly Python, and takes up to ten milliseconds (hardswish). Networks repeat their blocks, so that most calls were
+seen already, and what frequent operators give is foreseen. Only operators of torch itself are remembered that do not look into their
+arguments; of those that write, the element-wise ones, which return what they wrote to.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from fxsparse.tracing.foreseen import ELEMENTWISE, foreseen
 
 _PLAIN = (Tensor, torch.nn.Parameter)
 _Layout = tuple[torch.Size, tuple[int, ...], torch.dtype]
@@ -43,11 +45,9 @@ class Shapes:
             if kind == "writes":
                 return args[0]
             return _make(known) if isinstance(known, tuple) else tuple([None if each is None else _make(each) for each in known])
-        if func in _ALIKE and _is_alike(func, args):
-            vectors = [_layout(args[3]), _layout(args[4])] if func is _BATCH_NORM else []
-            self._known[key] = [_layout(args[0]), *vectors] if vectors else _layout(args[0])
-            return self.run(func, args, kwargs)
-        out = (_grouped_mm if func is _aten._grouped_mm.default else func)(*args, **kwargs)
+        out = foreseen(func, args, kwargs)
+        if out is None:
+            out = (_grouped_mm if func is _aten._grouped_mm.default else func)(*args, **kwargs)
         if kind == "makes":
             self._known[key] = _result(out, args)
         elif args and out is args[0]:
@@ -81,7 +81,8 @@ def _kind(func: Any) -> str:
     if not func._schema.is_mutable:
         return "makes"
     written = [argument.alias_info is not None and argument.alias_info.is_write for argument in func._schema.arguments]
-    return "writes" if torch.Tag.pointwise in func.tags and written[0] and not any(written[1:]) else ""
+    pointwise = torch.Tag.pointwise in func.tags or func in ELEMENTWISE
+    return "writes" if pointwise and written[0] and not any(written[1:]) else ""
 
 
 def _key(value: Any) -> Hashable:
@@ -95,27 +96,7 @@ def _key(value: Any) -> Hashable:
     return type(value), value
 
 
-_FULL = (torch.float32, torch.float64)
 _aten = torch.ops.aten
-_BATCH_NORM = _aten.native_batch_norm.default
-_ALIKE = {  # operators of which networks are full, and whose kernels are the slowest
-    *(_BATCH_NORM, _aten.add.Tensor, _aten.mul.Tensor, _aten.relu.default, _aten.sigmoid.default),
-    *(_aten.silu.default, _aten.hardswish.default, _aten.hardsigmoid.default),
-}
-
-
-def _is_alike(func: Any, args: tuple[Any, ...]) -> bool:
-    """Whether the result has the layout of the first argument, seen without running the kernel: contiguous numbers of one type and
-    shape, or a batch norm of such numbers with the statistics that it has."""
-    first = args[0]
-    if not (isinstance(first, Tensor) and first.dtype in _FULL and first.is_contiguous() and first.numel()):
-        return False
-    if func is _BATCH_NORM:
-        if first.dim() < 2 or args[5] or args[3] is None or args[4] is None:
-            return False
-        vector = torch.Size([first.shape[1]]), (1,), first.dtype
-        return all(_layout(each) == vector for each in args[1:5] if each is not None)
-    return all(_layout(each) == _layout(first) if isinstance(each, Tensor) else type(each) in (int, float) for each in args)
 
 
 def _grouped_mm(rows: Tensor, experts: Tensor, *args: Any, **kwargs: Any) -> Any:
