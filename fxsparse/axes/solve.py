@@ -56,6 +56,8 @@ class Solution:
 
     def generators(self, classes: Atoms) -> Atoms:
         """The classes that decide over these: derived ones are replaced by their parts, all the way down (with repetition)."""
+        if not self.derived[classes].any():
+            return classes
         pending, done = classes, []
         while len(pending):
             is_derived = self.derived[pending]
@@ -64,7 +66,7 @@ class Solution:
             if len(pending):
                 which, where = self._places[0][pending], self._places[1][pending]
                 pending = np.concatenate([part[where[which == p]] for p in np.unique(which).tolist() for part in self.products[p].parts])
-        return np.concatenate(done) if done else classes
+        return np.concatenate(done)
 
     @functools.cached_property
     def _places(self) -> tuple[Atoms, Atoms]:

@@ -48,10 +48,8 @@ class _UnitCounter:
         if found is None:
             alive = self.prediction.alive_atoms[factor.atoms]
             classes = self.structure.solution.generators(self.structure.solution.class_of[factor.atoms[alive]])
-            numbers, counts = np.unique(self.group_of[classes], return_counts=True)
-            found = self.known[factor.uid] = {
-                int(n): float(c) / self.widths[n] for n, c in zip(numbers.tolist(), counts.tolist(), strict=True) if n >= 0
-            }
+            counts = np.bincount(self.group_of[classes] + 1)[1:]  # the first one is of no group
+            found = self.known[factor.uid] = {n: float(counts[n]) / self.widths[n] for n in np.flatnonzero(counts).tolist()}
         return found
 
     def add(self, axes: Sequence[Axis], totals: list[float]) -> None:

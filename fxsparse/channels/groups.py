@@ -154,8 +154,9 @@ class _Grouper:
                         classes = self.solution.generators(self.structure.factor_classes(factor))
                         known[factor.uid] = classes, list(set(numbers[classes].tolist()))
                     classes, here = known[factor.uid]
+                    member = Member(tensor, position, self.role(factor))
                     for number in here:
-                        found.setdefault(number, []).append((Member(tensor, position, self.role(factor)), classes))
+                        found.setdefault(number, []).append((member, classes))
         return found
 
     def rank(self, members: list[tuple[Member, Atoms]]) -> tuple[int, int, int, str, int]:
@@ -186,7 +187,7 @@ class _Grouper:
 
     def first_coordinate(self, number: int, members: list[tuple[Member, Atoms]]) -> int:
         _, classes = min(members, key=lambda pair: self.member_rank(pair[0]))
-        return int(np.flatnonzero(np.isin(classes, self.generators_of(number)))[0])
+        return int(np.flatnonzero(self.structure.group_of_class[classes] == number)[0])
 
     @property
     def _by_group(self) -> dict[int, Atoms]:
