@@ -6,6 +6,7 @@ number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that th
 
 from __future__ import annotations
 
+import functools
 import math
 import sys
 import threading
@@ -129,16 +130,14 @@ class Recorder(TorchDispatchMode):
 
         ref_args, ref_kwargs = mapped(refer, args), mapped(refer, kwargs)
         out = self._run(func, args, kwargs, given)
-        chance = torch.Tag.nondeterministic_seeded in func.tags or any(
-            word in func._schema.name for word in ("empty", "rand", "normal", "uniform", "bernoulli")
-        )  # uninitialised and random numbers, and what is made of them, are different every time
+        chance = _by_chance(func)
         sure = not chance and all(self.constant(tensor) for tensor in given)
         fixed = sure or (not chance and all(self.constant(tensor) or self.knows(tensor) for tensor in given))
         out = self._originals.get(id(out), out)
         self._note_writes(func, args, kwargs, fixed)
-        if torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_":  # other axes: another value
+        if _gives_other_axes(func):  # to the same tensor: another value
             self._ids.pop(id(args[0]), None)
-        leaves = (out,) if isinstance(out, Tensor) else tree_leaves(out)
+        leaves = _leaves(out)
         if self.node[0] is None:
             self.drew = self.drew or (chance and any(isinstance(leaf, Tensor) and not leaf.is_meta for leaf in leaves))
             if _looks(func, given):
@@ -287,6 +286,24 @@ def mapped(function: Callable[[Tensor], Any], value: Any) -> Any:
     if type(value) is dict:
         return {key: mapped(function, item) for key, item in value.items()}
     return value
+
+
+def _leaves(value: Any) -> list[Any]:
+    """What an operator returns, flat."""
+    return [leaf for item in value for leaf in _leaves(item)] if isinstance(value, (tuple, list)) else [value]
+
+
+@functools.cache
+def _by_chance(func: Any) -> bool:
+    """Uninitialised and random numbers, and what is made of them, are different every time."""
+    words = ("empty", "rand", "normal", "uniform", "bernoulli")
+    return torch.Tag.nondeterministic_seeded in func.tags or any(word in func._schema.name for word in words)
+
+
+@functools.cache
+def _gives_other_axes(func: Any) -> bool:
+    """Whether it changes the axes of its first argument in place; meta kernels call as_strided_ with the strides that there are."""
+    return torch.Tag.inplace_view in func.tags and func._schema.name != "aten::as_strided_"
 
 
 def _storage(tensor: Tensor) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 
@@ -43,8 +43,7 @@ def refs(value: Any) -> tuple[Ref, ...]:
     return tuple(found)
 
 
-@dataclass(frozen=True, slots=True)
-class Value:
+class Value(NamedTuple):  # of which there are many: a tuple is made faster than a frozen object
     """What is known of one tensor object. An in-place call returns the value that it changed."""
 
     id: int
@@ -55,13 +54,17 @@ class Value:
     content: tuple[float, ...] | None = None  # of a small tensor that the forward pass computed from plain numbers
 
 
-@dataclass(frozen=True, slots=True)
-class Owner:
+class Owner(NamedTuple):
     """Who made a call: the innermost module, and the fx node when the call was made by a traced graph."""
 
     module: str  # qualified name of the innermost torch.nn.Module that was running ("" is the root)
     graph: str | None  # qualified name of the traced module whose graph made the call; None: plain Python code
     node: str | None  # name of the fx node in that graph
+
+
+@functools.cache
+def _name(op: Any) -> str:
+    return f"{op.namespace}.{op._schema.name.partition('::')[2]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,7 @@ class Call:
     @property
     def name(self) -> str:
         """`aten.addmm` for every overload of addmm; custom operators keep their namespace."""
-        return f"{self.op.namespace}.{self.op._schema.name.partition('::')[2]}"
+        return _name(self.op)
 
     @property
     def writes(self) -> Iterator[Ref]:
