@@ -18,8 +18,12 @@ MOST = 256  # a model that keeps more tensors in lists keeps data there
 def read_attributes(module: nn.Module, graphs: Iterable[torch.fx.Graph]) -> dict[str, Tensor]:
     """The plain attributes that these graphs of the module read, by qualified name, under all of their names. One whose class has an
     attribute of that name stays what it is: a buffer would be found only after the class was asked."""
-    registered = {name for name, _ in (*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False))}
-    read = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"} - registered
+    read = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "get_attr"}
+    if read:
+        read.difference_update(name for name, _ in module.named_parameters(remove_duplicate=False))
+        read.difference_update(name for name, _ in module.named_buffers(remove_duplicate=False))
+    if not read:
+        return {}
     found: dict[str, Tensor] = {}
     for prefix, each in module.named_modules(remove_duplicate=False):
         for name, value in each.__dict__.items():
@@ -115,11 +119,11 @@ def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Ten
 def _beside(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for names in beside_classes(root):
         yield from ((name, value) for name, value in list(names.items()) if type(value) is Tensor)
-    for cls in dict.fromkeys(cls for module in root.modules() for cls in type(module).__mro__):
+    for cls in dict.fromkeys(cls for kind in dict.fromkeys(map(type, root.modules())) for cls in kind.__mro__):
         yield from ((f"{cls.__name__}.{name}", value) for name, value in list(vars(cls).items()) if type(value) is Tensor)
 
 
 def beside_classes(root: nn.Module) -> list[dict[str, Any]]:
     """The names that user code sees beside the classes of its modules, each file's once."""
-    seen = (getattr(getattr(type(module), "forward", None), "__globals__", {}) for module in root.modules())
+    seen = (getattr(getattr(cls, "forward", None), "__globals__", {}) for cls in dict.fromkeys(map(type, root.modules())))
     return list({id(names): names for names in seen if not str(names.get("__name__")).startswith(("torch.", "fxsparse."))}.values())

@@ -33,9 +33,10 @@ def uncached(root: nn.Module) -> Iterator[None]:
     """While this is open, cached functions of modules and of the network's classes compute what depends on traced sizes; afterwards
     tables have forgotten its tensors."""
     replaced: list[tuple[Any, str, Any]] = []
-    tables = [(table, _content_of(table)) for table in _tables(root)]
+    classes = _classes(root)
+    tables = [(table, _content_of(table)) for table in _tables(classes)]
     try:
-        for owner, name in [*_in_modules(), *_in_classes(root)]:
+        for owner, name in [*_in_modules(), *_in_classes(classes)]:
             cached = owner.cell_contents if name == CELL else vars(owner)[name]
             setattr(owner, name, _computing(cached))
             replaced.append((owner, name, cached))
@@ -88,27 +89,27 @@ def _cells(function: Any) -> list[tuple[CellType, str]]:
     return [(cell, CELL) for cell in closure if isinstance(_content(cell), _Cached)]
 
 
-def _classes(root: nn.Module) -> Iterator[type]:
-    classes = {cls for module in root.modules() for cls in type(module).__mro__}
-    return (cls for cls in classes if cls.__module__.partition(".")[0] not in _FOREIGN)
+def _classes(root: nn.Module) -> list[type]:
+    """Those of a user's code, of which the modules are."""
+    classes = {cls for kind in {type(module) for module in root.modules()} for cls in kind.__mro__}
+    return [cls for cls in classes if cls.__module__.partition(".")[0] not in _FOREIGN]
 
 
-def _in_classes(root: nn.Module) -> Iterator[tuple[Any, str]]:
-    for cls in _classes(root):
+def _in_classes(classes: list[type]) -> Iterator[tuple[Any, str]]:
+    for cls in classes:
         for name, value in list(vars(cls).items()):
             if isinstance(value, _Cached):
                 yield cls, name
             yield from _cells(value)
 
 
-def _tables(root: nn.Module) -> Iterator[Any]:
-    places = [(module, names) for module, _, names in _modules()] + [(cls, list(vars(cls))) for cls in _classes(root)]
+def _tables(classes: list[type]) -> Iterator[Any]:
+    places = [(module, names) for module, _, names in _modules()] + [(cls, list(vars(cls))) for cls in classes]
     for place, names in places:
         for name in names:
             value = vars(place).get(name)
             if isinstance(value, (dict, list)):
                 yield value
-    classes = list(_classes(root))
     yield from (vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules)  # global MASK
     yield from classes
 

@@ -77,12 +77,12 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
         state: Any = value.__getstate__()
         if type(state) is dict:
             made = memo[id(value)] = cls.__new__(cls)
-            twin: dict[str, Any] = {}
+            twin = state.copy()
             for key, item in state.items():
                 kind: Any = type(item)
-                if _unchanging(kind, item):
-                    twin[key] = item
-                elif kind in _HOOKS and not item and id(item) not in memo and not getattr(item, "__dict__", None):
+                if kind in _ATOMS:
+                    continue
+                if kind in _HOOKS and not item and id(item) not in memo and not getattr(item, "__dict__", None):
                     twin[key] = memo[id(item)] = kind()
                 else:
                     twin[key] = duplicate(item, memo)

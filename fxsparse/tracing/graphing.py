@@ -21,7 +21,6 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from fxsparse.errors import TraceError
-from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.fills import filling
 from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
@@ -74,7 +73,7 @@ class Graphing(Nodes, TorchFunctionMode):
         self.prefix = prefix  # qualified name of the root inside the whole model
         self.in_leaf = False  # inside a call that is a node already
         self.gradients = Gradients(self.graph)
-        self.names = names_of(root)
+        self.names = recorder.names
         self.late: dict[int, torch.fx.Node] = {}  # what operators made that were seen below torch's functions alone
 
     # ---- calls --------------------------------------------------------------------------------------------------------------

@@ -105,12 +105,10 @@ for _name in {*_OBJECTS, *(name for name in dir(float) if callable(getattr(float
 
 def generators_of(root: nn.Module) -> list[Any]:
     """Generators that a network's modules keep as attributes, or their code beside its classes."""
-    found: dict[int, Any] = {}
-    for place in (*(module.__dict__ for module in root.modules()), *beside_classes(root)):
-        for value in list(place.values()):  # by its class: torch.Generator answers isinstance() in Python
-            if issubclass(type(value), _KINDS) and not isinstance(value, random.SystemRandom):  # the system's has no state
-                found[id(value)] = value
-    return list(found.values())
+    places = [list(place.values()) for place in (*(module.__dict__ for module in root.modules()), *beside_classes(root))]
+    kinds = {type(value) for place in places for value in place}  # far fewer; and torch.Generator answers isinstance() in Python
+    wanted = {kind for kind in kinds if issubclass(kind, _KINDS) and not issubclass(kind, random.SystemRandom)}  # that has no state
+    return list({id(value): value for place in places for value in place if type(value) in wanted}.values()) if wanted else []
 
 
 def _states(own: list[Any]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
@@ -50,7 +51,7 @@ def both_modes(
     device = next(
         (
             t.device.type
-            for t in (*module.parameters(), *module.buffers(), *tree_leaves((args, dict(kwargs))))
+            for t in itertools.chain(module.parameters(), module.buffers(), tree_leaves((args, dict(kwargs))))
             if isinstance(t, torch.Tensor)
         ),
         "cpu",

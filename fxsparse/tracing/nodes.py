@@ -45,9 +45,10 @@ class Nodes:
     def _attribute_names(self) -> dict[int, str]:
         found: dict[int, str] = {}
         for name, module in self.root.named_modules(remove_duplicate=False):
-            for attribute, value in [*module.__dict__.items(), *module._parameters.items(), *module._buffers.items()]:
-                if isinstance(value, Tensor):
-                    found.setdefault(id(value), f"{name}.{attribute}" if name else attribute)
+            for held in (module.__dict__, module._parameters, module._buffers):
+                for attribute, value in held.items():
+                    if isinstance(value, Tensor):
+                        found.setdefault(id(value), f"{name}.{attribute}" if name else attribute)
         return found
 
     # ---- tensors and their nodes --------------------------------------------------------------------------------------------

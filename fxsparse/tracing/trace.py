@@ -108,11 +108,6 @@ def _refuse(model: Any) -> None:
         )
     if isinstance(getattr(model, "_orig_mod", None), nn.Module):
         raise TraceError("this model is compiled; pass the one inside, model._orig_mod, and compile the result")
-    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-        if is_lazy(tensor):
-            raise TraceError(
-                f"{name!r} has no shape yet; run the model once on real inputs, so that its lazy modules make their parameters"
-            )
     for name, module in model.named_modules():
         if isinstance(module, torch.jit.ScriptModule):
             raise TraceError(
@@ -122,3 +117,9 @@ def _refuse(model: Any) -> None:
             raise TraceError(
                 f"{name!r} is a quantized {type(module).__name__}, whose weights are packed; pass the float model and quantize the result"
             )
+        for own, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if is_lazy(tensor):
+                raise TraceError(
+                    f"{f'{name}.{own}' if name else own!r} has no shape yet; "
+                    "run the model once on real inputs, so that its lazy modules make their parameters"
+                )
