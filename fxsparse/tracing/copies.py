@@ -20,7 +20,7 @@ _ATOMS = frozenset({
     *(torch.dtype, torch.device, torch.Size),
 })  # fmt: skip
 _HOOKS = frozenset({dict, OrderedDict, set})  # what keeps a module's hooks, parameters and children
-_EMPTY = _HOOKS | {list, tuple}
+_BOOKS = frozenset(vars(nn.Module()))  # the names under which every module keeps them: most are empty
 _ABSENT = object()
 
 
@@ -28,20 +28,17 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Every tensor a module holds: parameters, buffers, and tensors kept as plain attributes, singly or in containers."""
     opened: set[int] = set()  # a list may hold itself
     for each in module.modules():
-        for value in each.__dict__.values():
-            if type(value) in _ATOMS or (type(value) in _EMPTY and not value):
-                continue
-            stack = [value]
-            while stack:
-                item = stack.pop()
-                if isinstance(item, Tensor):
-                    yield item
-                elif type(item) in (list, tuple) and item and id(item) not in opened:
+        own = [value for name, value in each.__dict__.items() if name not in _BOOKS and type(value) not in _ATOMS]
+        left = [each._parameters, each._buffers, *own]
+        while left:
+            item = left.pop()
+            kind = type(item)
+            if kind in (list, tuple, dict):
+                if id(item) not in opened and (kind is not dict or isinstance(next(iter(item), None), str)):
                     opened.add(id(item))
-                    stack.extend(item)
-                elif type(item) is dict and item and isinstance(next(iter(item)), str) and id(item) not in opened:
-                    opened.add(id(item))
-                    stack.extend(item.values())
+                    left += [one for one in (item.values() if kind is dict else item) if type(one) not in _ATOMS]
+            elif isinstance(item, Tensor):
+                yield item
 
 
 def copy_with(module: nn.Module, replace: Callable[[Tensor], Tensor], keep: Iterable[object] = ()) -> nn.Module:
@@ -58,7 +55,7 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
     """What `copy.deepcopy(value, memo)` gives, with a short way for what modules are made of: most of a module's fifteen containers are
     empty, and the copy of a large network would otherwise cost as much as tracing it."""
     cls: Any = type(value)
-    if _unchanging(cls, value):
+    if cls in _ATOMS or (cls is tuple and all([type(item) in _ATOMS for item in value])):
         return value
     known = memo.get(id(value), _ABSENT)
     if known is not _ABSENT:
@@ -80,12 +77,8 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
             twin = state.copy()
             for key, item in state.items():
                 kind: Any = type(item)
-                if kind in _ATOMS:
-                    continue
-                if kind in _HOOKS and not item and id(item) not in memo and not getattr(item, "__dict__", None):
-                    twin[key] = memo[id(item)] = kind()
-                else:
-                    twin[key] = duplicate(item, memo)
+                if kind not in _ATOMS:
+                    twin[key] = kind() if kind in _HOOKS and not item and key in _BOOKS else duplicate(item, memo)
             made.__setstate__(twin)
             return made
     try:
@@ -95,10 +88,6 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
             raise
         memo[id(value)] = value  # a lock, an open file, a module of Python: whatever will not be copied is shared
         return value
-
-
-def _unchanging(cls: type, value: Any) -> bool:
-    return cls in _ATOMS or (cls is tuple and all(type(item) in _ATOMS for item in value))
 
 
 @functools.cache
