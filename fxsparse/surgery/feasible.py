@@ -22,6 +22,7 @@ from fxsparse.surgery.plan import predict
 from fxsparse.tracing.functions import Applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.traced_module import TracedModule
+from fxsparse.tracing.walk import named_modules
 
 
 def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[str, Any]]) -> Structure:
@@ -39,7 +40,7 @@ def feasible(skeleton: nn.Module, structure: Structure, inputs: tuple[Any, dict[
 
 def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
     """Prunable groups that meet a call of untraced Python code; torch's own modules are resized wherever they stand."""
-    leaves = {name for name, module in skeleton.named_modules() if is_leaf(module)}
+    leaves = {name for name, module in named_modules(skeleton) if is_leaf(module)}
     opaque = _autograd_functions(skeleton)
     factors: dict[int, Factor] = {}
     for each in structure.reading.tapes:
@@ -58,7 +59,7 @@ def _suspects(skeleton: nn.Module, structure: Structure) -> list[str]:
 
 def _autograd_functions(skeleton: nn.Module) -> set[tuple[str | None, str | None]]:
     """Graph and name of each node that runs one: its own Python code is not traced."""
-    graphs = ((name, module.graphs) for name, module in skeleton.named_modules() if isinstance(module, TracedModule))
+    graphs = ((name, module.graphs) for name, module in named_modules(skeleton) if isinstance(module, TracedModule))
     nodes = ((name, node) for name, modes in graphs for traced in modes.values() for node in traced.graph.nodes)
     return {(name, node.name) for name, node in nodes if isinstance(node.target, Applied)}
 

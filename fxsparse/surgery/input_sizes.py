@@ -16,6 +16,7 @@ from fxsparse.axes.reader import Reading, TapeReading
 from fxsparse.surgery.symbols import leaves
 from fxsparse.tracing.tape import Call
 from fxsparse.tracing.traced_module import TracedModule
+from fxsparse.tracing.walk import named_modules
 
 VIEWS = {"aten.view", "aten._unsafe_view", "aten.reshape", "aten._reshape_alias"}
 WHY = "a view splits it by a size of the network's input"
@@ -23,7 +24,7 @@ WHY = "a view splits it by a size of the network's input"
 
 def protect_what_input_sizes_split(reading: Reading, module: nn.Module) -> None:
     """Freeze the axes of which a part stands for a size that follows the inputs and has nothing of the inputs in it."""
-    modules = dict(module.named_modules())
+    modules = dict(named_modules(module))
     own = {factor.uid for axes in reading.tensors.values() for axis in axes for factor in axis}
     fixed = {free.uid for free, met in reading.algebra.met if met.uid in own}  # a layer takes so many and no others
     for each in reading.tapes:

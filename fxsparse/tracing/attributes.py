@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fxsparse.tracing.walk import all_modules, named_modules
+
 KEPT, BESIDE = "_kept_", "_kept_beside_"  # names of buffers that no user has named
 MOST = 256  # a model that keeps more tensors in lists keeps data there
 
@@ -25,7 +27,7 @@ def read_attributes(module: nn.Module, graphs: Iterable[torch.fx.Graph]) -> dict
     if not read:
         return {}
     found: dict[str, Tensor] = {}
-    for prefix, each in module.named_modules(remove_duplicate=False):
+    for prefix, each in named_modules(module, once=False):
         for name, value in each.__dict__.items():
             if isinstance(value, Tensor) and not value.requires_grad and not hasattr(type(each), name):
                 found[f"{prefix}.{name}" if prefix else name] = value
@@ -99,7 +101,7 @@ def beside(root: nn.Module) -> list[Tensor]:
 
 def _contained(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     own = vars(nn.Module())
-    for prefix, module in root.named_modules():
+    for prefix, module in named_modules(root):
         for name, value in module.__dict__.items():
             if name not in own:
                 yield from _inside(f"{prefix}.{name}" if prefix else name, value, set())
@@ -119,11 +121,11 @@ def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Ten
 def _beside(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for names in beside_classes(root):
         yield from ((name, value) for name, value in list(names.items()) if type(value) is Tensor)
-    for cls in dict.fromkeys(cls for kind in dict.fromkeys(map(type, root.modules())) for cls in kind.__mro__):
+    for cls in dict.fromkeys(cls for kind in dict.fromkeys(map(type, all_modules(root))) for cls in kind.__mro__):
         yield from ((f"{cls.__name__}.{name}", value) for name, value in list(vars(cls).items()) if type(value) is Tensor)
 
 
 def beside_classes(root: nn.Module) -> list[dict[str, Any]]:
     """The names that user code sees beside the classes of its modules, each file's once."""
-    seen = (getattr(getattr(cls, "forward", None), "__globals__", {}) for cls in dict.fromkeys(map(type, root.modules())))
+    seen = (getattr(getattr(cls, "forward", None), "__globals__", {}) for cls in dict.fromkeys(map(type, all_modules(root))))
     return list({id(names): names for names in seen if not str(names.get("__name__")).startswith(("torch.", "fxsparse."))}.values())

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.numbers import Traced
+from fxsparse.tracing.walk import all_modules
 
 CELL = "cell_contents"
 LARGE = 1000  # entries: in a table with more of them, what replaces another entry is not looked for
@@ -91,7 +92,7 @@ def _cells(function: Any) -> list[tuple[CellType, str]]:
 
 def _classes(root: nn.Module) -> list[type]:
     """Those of a user's code, of which the modules are."""
-    classes = {cls for kind in {type(module) for module in root.modules()} for cls in kind.__mro__}
+    classes = {cls for kind in {type(module) for module in all_modules(root)} for cls in kind.__mro__}
     return [cls for cls in classes if cls.__module__.partition(".")[0] not in _FOREIGN]
 
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fxsparse.tracing.attributes import beside
+from fxsparse.tracing.walk import all_modules, named_modules
 
 _ATOMS = frozenset({
     *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
@@ -27,7 +28,7 @@ _ABSENT = object()
 def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Every tensor a module holds: parameters, buffers, and tensors kept as plain attributes, singly or in containers."""
     opened: set[int] = set()  # a list may hold itself
-    for each in module.modules():
+    for each in all_modules(module):
         own = [value for name, value in each.__dict__.items() if name not in _BOOKS and type(value) not in _ATOMS]
         left = [each._parameters, each._buffers, *own]
         while left:
@@ -143,6 +144,6 @@ def double_copy(module: nn.Module, *, hollow: bool = False) -> nn.Module:
 def names_of(module: nn.Module) -> dict[int, str]:
     """id of each submodule -> its first qualified name."""
     names: dict[int, str] = {}
-    for name, each in module.named_modules(remove_duplicate=False):
+    for name, each in named_modules(module, once=False):
         names.setdefault(id(each), name)
     return names

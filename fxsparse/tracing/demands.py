@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 from torch import nn
 
+from fxsparse.tracing.walk import named_modules
+
 
 class Demand(NamedTuple):
     """An axis, in so many equal parts, each of which is the other axis."""
@@ -24,7 +26,7 @@ class Demand(NamedTuple):
 
 def demands_of(module: nn.Module) -> Iterator[Demand]:
     """Those of a module and of all that it holds, by state_dict keys. A weight that other code makes at each run may not be there."""
-    for name, each in module.named_modules():
+    for name, each in named_modules(module):
         prefix = f"{name}." if name else ""
         if isinstance(each, nn.RNNCellBase) and hasattr(each, "weight_hh"):
             hidden = f"{prefix}weight_hh"

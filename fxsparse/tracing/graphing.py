@@ -32,6 +32,7 @@ from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
 from fxsparse.tracing.tape import Owner
+from fxsparse.tracing.walk import all_modules
 
 ATTENTION = inspect.signature(F.multi_head_attention_forward)
 DATA_DEPENDENT = frozenset(
@@ -333,7 +334,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
     """All that a module and its parts keep, registered or not."""
     return [
         each
-        for part in module.modules()
+        for part in all_modules(module)
         for kept in (part._parameters, part._buffers, part.__dict__)
         for each in kept.values()
         if isinstance(each, Tensor)

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.tape import Tape
+from fxsparse.tracing.walk import named_modules
 
 KEEPS = "for its next call, which a graph would forget"
 
@@ -29,7 +30,7 @@ def holdings(module: nn.Module) -> Holdings:
     """What the submodules hold beside parameters, by qualified name; collections by what is in them."""
     return {
         f"{prefix}.{name}" if prefix else name: content(value)
-        for prefix, each in module.named_modules()
+        for prefix, each in named_modules(module)
         for name, value in (*each.__dict__.items(), *each._buffers.items())
         if name not in _OWN
     }

@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.numbers import Rank, Traced, TracedInt, written
+from fxsparse.tracing.walk import named_modules
 
 
 class FromNowhereError(TraceError):
@@ -44,7 +45,7 @@ class Nodes:
 
     def _attribute_names(self) -> dict[int, str]:
         found: dict[int, str] = {}
-        for name, module in self.root.named_modules(remove_duplicate=False):
+        for name, module in named_modules(self.root, once=False):
             for held in (module.__dict__, module._parameters, module._buffers):
                 for attribute, value in held.items():
                     if isinstance(value, Tensor):

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fxsparse.errors import PlanError
+from fxsparse.tracing.walk import all_modules
 
 
 class FreeAttention(nn.Module):
@@ -216,7 +217,7 @@ def replace_attention(module: nn.Module) -> nn.Module:
             made[id(old)] = FreeAttention(old)
         return made[id(old)]
 
-    for parent in list(module.modules()):
+    for parent in all_modules(module):
         for name, child in list(parent._modules.items()):
             if child is not None:
                 parent._modules[name] = replacement(child)
@@ -245,7 +246,7 @@ def restore_attention(module: nn.Module) -> nn.Module:
         old.vdim = new.v_proj_weight.shape[1] if not new._qkv_same_embed_dim else width
         return old
 
-    for parent in list(module.modules()):
+    for parent in all_modules(module):
         for name, child in list(parent._modules.items()):
             if child is not None:
                 parent._modules[name] = restored(child)

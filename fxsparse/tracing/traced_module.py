@@ -24,6 +24,7 @@ from fxsparse.tracing.copies import duplicate
 from fxsparse.tracing.recorder import ACTIVE
 from fxsparse.tracing.switches import guarded
 from fxsparse.tracing.tape import Mode
+from fxsparse.tracing.walk import all_modules
 
 _numbers = itertools.count()
 
@@ -203,7 +204,7 @@ class _Blank:
 
 def traced_graphs(module: nn.Module) -> list[TracedGraph]:
     """All graphs of a traced module and of the traced modules in it."""
-    return [traced for each in module.modules() if isinstance(each, TracedModule) for traced in each.graphs.values()]
+    return [traced for each in all_modules(module) if isinstance(each, TracedModule) for traced in each.graphs.values()]
 
 
 def original_class(cls: type) -> type:

@@ -26,6 +26,7 @@ from fxsparse.tracing.recording import advice, as_arguments, describe, first_lin
 from fxsparse.tracing.switches import autocasts
 from fxsparse.tracing.tape import Mode
 from fxsparse.tracing.traced_module import TracedGraph, flatten_call
+from fxsparse.tracing.walk import all_modules
 from fxsparse.tracing.whole import Run, followed
 
 
@@ -98,7 +99,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
     leaves, in_spec = flatten_call(type(root), arguments, keywords)
     constants, placeholders = _placeholders(graphing, recorder, leaves)
     training = _TrainingRead(mode)
-    for module in root.modules():
+    for module in all_modules(root):
         if not is_leaf(module):
             module.__dict__.pop("training", None)
     patched = _patch_calls(graphing)
@@ -146,7 +147,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
         ) from error
     finally:
         del nn.Module.training
-        for module in root.modules():
+        for module in all_modules(root):
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(map(recorder.ref, tensors))
     shapes = tuple(recorder.tape.values[ref.id].shape for ref in recorder.tape.inputs)
