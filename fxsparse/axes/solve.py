@@ -56,7 +56,7 @@ class Solution:
 
     def generators(self, classes: Atoms) -> Atoms:
         """The classes that decide over these: derived ones are replaced by their parts, all the way down (with repetition)."""
-        if not self.derived[classes].any():
+        if not (self.products and self.derived[classes].any()):
             return classes
         pending, done = classes, []
         while len(pending):

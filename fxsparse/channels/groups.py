@@ -152,7 +152,9 @@ class _Grouper:
                         continue
                     if factor.uid not in known:
                         classes = self.solution.generators(self.structure.factor_classes(factor))
-                        known[factor.uid] = classes, list(set(numbers[classes].tolist()))
+                        each = numbers[classes]
+                        change = np.flatnonzero(each[1:] != each[:-1]) + 1  # neighbours are nearly always in one group
+                        known[factor.uid] = classes, list({*each[:1].tolist(), *each[change].tolist()})
                     classes, here = known[factor.uid]
                     member = Member(tensor, position, self.role(factor))
                     for number in here:
