@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fxsparse.tracing.walk import all_modules, named_modules
+from fxsparse.tracing.walk import all_modules, named_modules, own_attributes
 
 KEPT, BESIDE = "_kept_", "_kept_beside_"  # names of buffers that no user has named
 MOST = 256  # a model that keeps more tensors in lists keeps data there
@@ -28,7 +28,7 @@ def read_attributes(module: nn.Module, graphs: Iterable[torch.fx.Graph]) -> dict
         return {}
     found: dict[str, Tensor] = {}
     for prefix, each in named_modules(module, once=False):
-        for name, value in each.__dict__.items():
+        for name, value in own_attributes(each):
             if isinstance(value, Tensor) and not value.requires_grad and not hasattr(type(each), name):
                 found[f"{prefix}.{name}" if prefix else name] = value
     wanted = {id(found[name]) for name in read & found.keys()}
@@ -100,11 +100,9 @@ def beside(root: nn.Module) -> list[Tensor]:
 
 
 def _contained(root: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    own = vars(nn.Module())
     for prefix, module in named_modules(root):
-        for name, value in module.__dict__.items():
-            if name not in own:
-                yield from _inside(f"{prefix}.{name}" if prefix else name, value, set())
+        for name, value in own_attributes(module):
+            yield from _inside(f"{prefix}.{name}" if prefix else name, value, set())
 
 
 def _inside(place: str, value: Any, opened: set[int]) -> Iterator[tuple[str, Tensor]]:

@@ -14,14 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from fxsparse.tracing.attributes import beside
-from fxsparse.tracing.walk import all_modules, named_modules
+from fxsparse.tracing.walk import BOOKS, all_modules, named_modules, own_attributes
 
 _ATOMS = frozenset({
     *(type(None), bool, int, float, complex, str, bytes, type, types.FunctionType, types.BuiltinFunctionType),
     *(torch.dtype, torch.device, torch.Size),
 })  # fmt: skip
 _HOOKS = frozenset({dict, OrderedDict, set})  # what keeps a module's hooks, parameters and children
-_BOOKS = frozenset(vars(nn.Module()))  # the names under which every module keeps them: most are empty
 _ABSENT = object()
 
 
@@ -29,8 +28,7 @@ def tensors_of(module: nn.Module) -> Iterator[Tensor]:
     """Every tensor a module holds: parameters, buffers, and tensors kept as plain attributes, singly or in containers."""
     opened: set[int] = set()  # a list may hold itself
     for each in all_modules(module):
-        own = [value for name, value in each.__dict__.items() if name not in _BOOKS and type(value) not in _ATOMS]
-        left = [each._parameters, each._buffers, *own]
+        left = [each._parameters, each._buffers, *(value for _, value in own_attributes(each) if type(value) not in _ATOMS)]
         while left:
             item = left.pop()
             kind = type(item)
@@ -79,7 +77,7 @@ def duplicate(value: Any, memo: dict[int, Any]) -> Any:
             for key, item in state.items():
                 kind: Any = type(item)
                 if kind not in _ATOMS:
-                    twin[key] = kind() if kind in _HOOKS and not item and key in _BOOKS else duplicate(item, memo)
+                    twin[key] = kind() if kind in _HOOKS and not item and key in BOOKS else duplicate(item, memo)
             made.__setstate__(twin)
             return made
     try:

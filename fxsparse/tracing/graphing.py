@@ -32,7 +32,7 @@ from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
 from fxsparse.tracing.tape import Owner
-from fxsparse.tracing.walk import all_modules
+from fxsparse.tracing.walk import all_modules, own_attributes
 
 ATTENTION = inspect.signature(F.multi_head_attention_forward)
 DATA_DEPENDENT = frozenset(
@@ -335,8 +335,7 @@ def _own_tensors(module: nn.Module) -> list[Tensor]:
     return [
         each
         for part in all_modules(module)
-        for kept in (part._parameters, part._buffers, part.__dict__)
-        for each in kept.values()
+        for _, each in (*part._parameters.items(), *part._buffers.items(), *own_attributes(part))
         if isinstance(each, Tensor)
     ]
 

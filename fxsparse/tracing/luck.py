@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from fxsparse.tracing.attributes import beside_classes
-from fxsparse.tracing.walk import all_modules
+from fxsparse.tracing.walk import all_modules, own_attributes
 
 # Their first 27 draws and more are all between 0.2 and 0.8: layers that are left out at random in one of ten or five runs, by whichever
 # comparison, are there while a network is recorded.
@@ -106,7 +106,8 @@ for _name in {*_OBJECTS, *(name for name in dir(float) if callable(getattr(float
 
 def generators_of(root: nn.Module) -> list[Any]:
     """Generators that a network's modules keep as attributes, or their code beside its classes."""
-    places = [list(place.values()) for place in (*(module.__dict__ for module in all_modules(root)), *beside_classes(root))]
+    own = ([value for _, value in own_attributes(module)] for module in all_modules(root))
+    places = [*own, *(list(names.values()) for names in beside_classes(root))]
     kinds = {type(value) for place in places for value in place}  # far fewer; and torch.Generator answers isinstance() in Python
     wanted = {kind for kind in kinds if issubclass(kind, _KINDS) and not issubclass(kind, random.SystemRandom)}  # that has no state
     return list({id(value): value for place in places for value in place if type(value) in wanted}.values()) if wanted else []

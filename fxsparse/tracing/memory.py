@@ -15,14 +15,13 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.tape import Tape
-from fxsparse.tracing.walk import named_modules
+from fxsparse.tracing.walk import named_modules, own_attributes
 
 KEEPS = "for its next call, which a graph would forget"
 
 Holdings = dict[str, Any]
 NodeOf = Callable[[Tensor], fx.Node | None]
 SAME = {"to", "type_as", "contiguous", "clone", "detach", "cpu", "cuda", "float", "double", "half", "type"}  # of the same values
-_OWN = {*nn.Module().__dict__, "training"}
 _PLAIN = (bool, int, float, complex, str, bytes, type(None))
 
 
@@ -31,8 +30,7 @@ def holdings(module: nn.Module) -> Holdings:
     return {
         f"{prefix}.{name}" if prefix else name: content(value)
         for prefix, each in named_modules(module)
-        for name, value in (*each.__dict__.items(), *each._buffers.items())
-        if name not in _OWN
+        for name, value in (*own_attributes(each), *each._buffers.items())
     }
 
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 
 from fxsparse.errors import TraceError
 from fxsparse.tracing.numbers import Rank, Traced, TracedInt, written
-from fxsparse.tracing.walk import named_modules
+from fxsparse.tracing.walk import named_modules, own_attributes
 
 
 class FromNowhereError(TraceError):
@@ -46,10 +46,9 @@ class Nodes:
     def _attribute_names(self) -> dict[int, str]:
         found: dict[int, str] = {}
         for name, module in named_modules(self.root, once=False):
-            for held in (module.__dict__, module._parameters, module._buffers):
-                for attribute, value in held.items():
-                    if isinstance(value, Tensor):
-                        found.setdefault(id(value), f"{name}.{attribute}" if name else attribute)
+            for attribute, value in (*own_attributes(module), *module._parameters.items(), *module._buffers.items()):
+                if isinstance(value, Tensor):
+                    found.setdefault(id(value), f"{name}.{attribute}" if name else attribute)
         return found
 
     # ---- tensors and their nodes --------------------------------------------------------------------------------------------

@@ -3,7 +3,11 @@ for every level, and tracing goes through all of them a score of times."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
+
+BOOKS = frozenset(vars(nn.Module()))  # the names under which every module keeps its hooks, parameters, buffers and children
 
 
 def named_modules(root: nn.Module, *, once: bool = True) -> list[tuple[str, nn.Module]]:
@@ -21,6 +25,11 @@ def named_modules(root: nn.Module, *, once: bool = True) -> list[tuple[str, nn.M
             prefix = f"{name}." if name else ""
             left += [(prefix + key, child) for key, child in reversed(list(module._modules.items())) if child is not None]
     return found
+
+
+def own_attributes(module: nn.Module) -> list[tuple[str, Any]]:
+    """What a module keeps beside what every module has."""
+    return [(name, value) for name, value in module.__dict__.items() if name not in BOOKS]
 
 
 def all_modules(root: nn.Module) -> list[nn.Module]:
