@@ -38,7 +38,6 @@ class TracedGraph:
     in_spec: TreeSpec
     constants: tuple[tuple[int, Any], ...]  # leaf position -> the value that is baked into the graph
     out_spec: TreeSpec
-    shapes: tuple[tuple[int, ...], ...] = ()  # of the inputs that it was traced with
     function: Callable[..., Any] | None = field(default=None, compare=False)
 
     def compile(self) -> Callable[..., Any]:
@@ -52,7 +51,7 @@ class TracedGraph:
         return self.function
 
     def __deepcopy__(self, memo: dict[int, Any]) -> TracedGraph:
-        return TracedGraph(copy.deepcopy(self.graph), self.parameters, self.in_spec, self.constants, self.out_spec, self.shapes)
+        return TracedGraph(copy.deepcopy(self.graph), self.parameters, self.in_spec, self.constants, self.out_spec)
 
 
 class TracedModule(nn.Module):
@@ -70,23 +69,8 @@ class TracedModule(nn.Module):
         traced = self.graph_now()
         leaves = self._leaves(traced, args, kwargs)
         recorder = None if torch.compiler.is_compiling() else ACTIVE.get()
-        flat = self._run(traced, leaves) if recorder is None else self._interpret(traced, leaves)
+        flat = traced.compile()(self, *leaves) if recorder is None else self._interpret(traced, leaves)
         return tree_unflatten(list(flat), traced.out_spec)
-
-    def _run(self, traced: TracedGraph, leaves: list[Any]) -> Any:
-        function = traced.compile()
-        if torch.compiler.is_compiling():
-            return function(self, *leaves)
-        try:
-            return function(self, *leaves)
-        except Exception as error:  # of the kind that it is: the user's own code may catch it
-            given = tuple(tuple(leaf.shape) for leaf in leaves)
-            if given != traced.shapes and not isinstance(error, TraceError):
-                error.add_note(
-                    f"{original_class(type(self)).__name__} was traced with inputs {_shapes(traced.shapes)}, and got {_shapes(given)}; "
-                    "if the model can run on these, its code goes another way there: trace it again with them"
-                )
-            raise
 
     def graph_now(self) -> TracedGraph:
         """The graph of the present mode."""
@@ -173,10 +157,6 @@ class TracedModule(nn.Module):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         raise TraceError("a traced network is not pickled; save it with fxsparse.save and load it into a fresh model with fxsparse.load")
-
-
-def _shapes(shapes: tuple[tuple[int, ...], ...]) -> str:
-    return ", ".join(map(str, shapes)) or "of no tensors"
 
 
 def flatten_call(cls: type, args: Any, kwargs: Any) -> tuple[list[Any], TreeSpec]:

@@ -150,8 +150,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
         for module in all_modules(root):
             module.__dict__.setdefault("training", mode == "train")
     recorder.tape.outputs = tuple(map(recorder.ref, tensors))
-    shapes = tuple(recorder.tape.values[ref.id].shape for ref in recorder.tape.inputs)
-    made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec, shapes)
+    made = TracedGraph(graphing.graph, placeholders, in_spec, constants, out_spec)
     return Run(made, recorder.tape, training.read, left, collections, cutting)
 
 

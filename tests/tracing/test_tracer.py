@@ -646,14 +646,3 @@ def test_a_part_in_torchscript_is_refused_by_name() -> None:
     part = torch.jit.script(nn.Linear(4, 4))
     with pytest.raises(fxsparse.TraceError, match="'1' is a TorchScript module"):
         fxsparse.trace(nn.Sequential(nn.Linear(4, 4), part), torch.randn(2, 4))
-
-
-def test_an_input_that_cannot_go_the_traced_way_is_told_which_inputs_can() -> None:
-    model = Calls(lambda y: nn.functional.pad(y, (0, 0, 0, 1)).unflatten(1, (-1, 2)) if y.shape[1] % 2 else y.unflatten(1, (-1, 2))).eval()
-    network = fxsparse.trace(model, torch.randn(2, 6, 4))
-    with pytest.raises(RuntimeError) as caught:
-        network(torch.randn(2, 5, 4))
-    assert "was traced with inputs (2, 6, 4), and got (2, 5, 4); if the model can run" in caught.value.__notes__[0]
-    with pytest.raises(RuntimeError) as caught:
-        network(torch.randn(2, 6, 4, dtype=torch.float64))
-    assert not hasattr(caught.value, "__notes__")
