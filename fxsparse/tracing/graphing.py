@@ -24,11 +24,13 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.fills import filling
 from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
+from fxsparse.tracing.lines import user_line
 from fxsparse.tracing.loops import count
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
 from fxsparse.tracing.numbers import cut
 from fxsparse.tracing.pins import answered
-from fxsparse.tracing.recorder import LOOKS, READS, Recorder, user_line
+from fxsparse.tracing.questions import LOOKS, READS
+from fxsparse.tracing.recorder import Recorder
 from fxsparse.tracing.replacements import free_attention
 from fxsparse.tracing.switches import Gradients, enter_autocast, exit_autocast
 from fxsparse.tracing.tape import Owner

@@ -17,7 +17,7 @@ from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import meta_copy
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.modes import EVAL_ALONE, both_modes
-from fxsparse.tracing.recorder import LOOKS, NO
+from fxsparse.tracing.questions import LOOKS, NO
 from fxsparse.tracing.recording import is_whole, record, record_in_place
 from fxsparse.tracing.tape import Answers, Mode, Question, Tape
 from fxsparse.tracing.traced_module import TracedModule, as_plain, as_traced, flatten_call, original_class

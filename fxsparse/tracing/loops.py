@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from fxsparse.tracing.arithmetic import functions_follow
+from fxsparse.tracing.lines import is_users, user_line
 from fxsparse.tracing.numbers import Rank, TracedFloat, TracedInt, heard, written
 from fxsparse.tracing.pins import decided, rounded, rounds
-from fxsparse.tracing.recorder import is_users, user_line
 
 BETWEEN = ("torch/_tensor.py", "torch/overrides.py", "fxsparse/tracing/graphing.py")  # a tensor's `len`, and who is told of it
 

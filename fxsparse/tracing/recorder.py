@@ -1,18 +1,16 @@
 """Runs a module on meta tensors and writes down every ATen call.
 
-Values are not there on meta tensors. Where a network asks for one, the recorder answers with something plausible, always the same: a
-number is 1, a truth value is False, a search finds `ROWS` rows. Tensors that the forward pass computes from plain numbers stay real.
+Values are not there on meta tensors; where a network asks for one, `questions.py` has an answer. Tensors that the forward pass computes
+from plain numbers stay real.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-import sys
 import threading
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
-from types import FrameType
 from typing import Any
 
 import torch
@@ -23,20 +21,15 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.errors import TraceError
 from fxsparse.tracing.copies import names_of
 from fxsparse.tracing.demands import demands_of
+from fxsparse.tracing.lines import user_line
 from fxsparse.tracing.luck import generators_of
 from fxsparse.tracing.outputs import output_tensors
+from fxsparse.tracing.questions import ANSWERS, LOOKS, NO, READS, ROWS, SEARCHES, Questions, looks
 from fxsparse.tracing.shapes import shapes
-from fxsparse.tracing.tape import Answers, Call, Mode, Origin, Owner, Question, Ref, Tape, Value
+from fxsparse.tracing.tape import Answers, Call, Mode, Origin, Owner, Ref, Tape, Value
 from fxsparse.tracing.taught import ModuleOperator, call_arguments
 
-LOOKS = "the forward pass looks at the value of a tensor"
-ROWS = 3
-PATIENCE = 61  # so often a line of code gets the same answer; a prime, as one line may ask for all entries of a list
-SEARCHES = 509  # so often a search there finds something
-OTHER_NUMBERS = (-1000, 0, 1000)
 _AS_LIST = Tensor.tolist  # that of a recording tells what was looked at
-NO = Answers()
-READS = torch.ops.aten._local_scalar_dense.default
 _MASKED_FILL = (torch.ops.aten.masked_fill, torch.ops.aten.masked_fill_)
 ALONE = threading.RLock()  # while a model runs, torch itself is changed, for all threads
 ACTIVE: ContextVar[Recorder | None] = ContextVar("fxsparse_recorder", default=None)
@@ -49,6 +42,7 @@ class Recorder(TorchDispatchMode):
     def __init__(self, mode: Mode, answers: Answers = NO) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = Tape(mode, answers)
+        self.questions = Questions(self.tape)
         self.modules: list[str] = [""]
         self.node: tuple[str | None, str | None] = (None, None)  # graph, node
         self.on_node: OnNode | None = None
@@ -60,7 +54,6 @@ class Recorder(TorchDispatchMode):
         self.turn = 0  # which luck it has
         self.most = math.inf  # calls
         self.generators: list[Any] = []  # of random numbers, the network's own
-        self.times: dict[tuple[str, int], int] = {}  # line of code, and how patient it is met -> how often it has asked
         self.fixed: set[int] = set()  # ids of real tensors that follow from buffers and plain numbers alone
         self.given: set[int] = set()  # ids of real tensors that follow from given inputs
         self.written: set[int] = set()  # storage of real tensors that were written to
@@ -140,11 +133,11 @@ class Recorder(TorchDispatchMode):
         leaves = _leaves(out)
         if self.node[0] is None:
             self.drew = self.drew or (chance and any(isinstance(leaf, Tensor) and not leaf.is_meta for leaf in leaves))
-            if _looks(func, given):
+            if looks(func, given):
                 self.looked_at(given)
         results = tuple([self.ref(leaf, sure=sure) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
         told = bool(self.given) and any(id(tensor) in self.given for tensor in given)
-        self.tape.guessed |= told and _looks(func, given)
+        self.tape.guessed |= told and looks(func, given)
         if told and func is not READS and any(isinstance(leaf, (bool, int, float)) for leaf in leaves):
             self.tape.chance = True  # `equal` is no question, and has no other answer
         for leaf in leaves:
@@ -205,48 +198,21 @@ class Recorder(TorchDispatchMode):
                 kwargs = {**kwargs, "device": torch.device("meta")}
             if self.refuses and func is READS and not leaves[0].dtype.is_floating_point:
                 raise TraceError(f"{LOOKS} (as a whole number) at {user_line()}")
-            answer = _ANSWERS.get(func._schema.name)
+            answer = ANSWERS.get(func._schema.name)
             if answer is not None:
                 made = answer(ROWS, *args, **kwargs)
                 if made is not NotImplemented:
                     self.tape.guessed = True
                     if isinstance(made, (bool, int, float)):
-                        return self._answer(made)
-                    return answer(0, *args, **kwargs) if self._turn(user_line(), SEARCHES) else made
+                        return self.questions.answer(made)
+                    return answer(0, *args, **kwargs) if self.questions.turn(user_line(), SEARCHES) else made
         elif func is READS and id(leaves[0]) in self.given:
-            return self._answer_given(func(*args, **kwargs))
+            return self.questions.answer_given(func(*args, **kwargs))
         elif self.refuses and func is READS and not (self.constant(leaves[0]) or self.knows(leaves[0])):
             raise TraceError(f"{LOOKS} at {user_line()}")  # drawn by chance: another one each time
         elif isinstance(kwargs.get("device"), torch.device) and kwargs["device"].type == "meta":
             kwargs = {**kwargs, "device": torch.device("meta")}  # a device with a number stands for a traced one
         return self._shapes.run(func, args, kwargs)
-
-    def _answer(self, plain: bool | int | float) -> bool | int | float:
-        """What plain Python code is told. Where it asks without end (`while not done.all():`), the answer is another one now and then."""
-        tape = self.tape
-        question = Question(user_line(), len(tape.calls))
-        turn = self._turn(question.line, PATIENCE)
-        if not isinstance(plain, bool):
-            tape.numbers.append(question)
-            return type(plain)(OTHER_NUMBERS[turn % 3] if turn else tape.answers.number)
-        tape.questions.append(question)
-        return tape.answers.truth(len(tape.questions) - 1) != bool(turn)
-
-    def _answer_given(self, plain: bool | int | float) -> bool | int | float:
-        """What plain Python code is told of what follows from given inputs: as it is, or otherwise where other answers are asked for."""
-        tape = self.tape
-        if not isinstance(plain, bool):
-            tape.numbers.append(Question(user_line(), len(tape.calls)))
-            number = tape.answers.number
-            return plain if number == NO.number else type(plain)(min(number, plain + 1))  # real tensors may become as long
-        tape.questions.append(Question(user_line(), len(tape.calls)))
-        return plain != tape.answers.truth(len(tape.questions) - 1)
-
-    def _turn(self, line: str, patience: int) -> int:
-        """Counts what a line of code asks; the how manieth time it is when patience has run out, else 0."""
-        times = self.times[line, patience] = self.times.get((line, patience), 0) + 1
-        turns, since = divmod(times, patience)
-        return 0 if since else turns
 
     def moved(self, tensor: Tensor) -> Tensor:
         """A real tensor on meta, as the same value of the tape."""
@@ -318,66 +284,3 @@ def _content(tensor: Tensor) -> tuple[float, ...] | None:
     with torch._C._DisableTorchDispatch():
         found = tuple(float(x) for x in _AS_LIST(tensor.detach().reshape(-1)))
     return None if any(map(math.isnan, found)) else found  # no number is ever equal to that
-
-
-# ---- answers to questions about values ------------------------------------------------------------------------------------
-
-
-def _scalar(rows: int, tensor: Tensor) -> Any:
-    if not tensor.is_meta:
-        return NotImplemented
-    return False if tensor.dtype == torch.bool else 1.0 if tensor.dtype.is_floating_point else 1
-
-
-def _index(rows: int, tensor: Tensor, indices: list[Tensor | None]) -> Any:
-    if not any(i is not None and i.dtype in (torch.bool, torch.uint8) for i in indices):
-        return NotImplemented
-    numbers: list[Tensor | None] = []
-    for i in indices:
-        if i is not None and i.dtype in (torch.bool, torch.uint8):
-            numbers.extend(torch.empty(rows, dtype=torch.long, device="meta") for _ in range(i.dim()))
-        else:
-            numbers.append(i)
-    return torch.ops.aten.index.Tensor(tensor, numbers)
-
-
-def _found(rows: int, tensor: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return tensor.new_empty((min(rows, max(tensor.shape[0], 1)) if tensor.dim() else min(rows, 1),), dtype=torch.long)
-
-
-_ANSWERS: dict[str, Callable[..., Any]] = {  # so many rows are found
-    "aten::_local_scalar_dense": _scalar,
-    "aten::nonzero": lambda rows, t: t.new_empty((rows, t.dim()), dtype=torch.long),
-    "aten::index": _index,
-    "aten::masked_select": lambda rows, t, mask: t.new_empty((rows,)),
-    "aten::unique_dim": lambda rows, t, *a, **k: (t.new_empty((rows,)), _found(rows, t), _found(rows, t)),
-    "aten::_unique2": lambda rows, t, *a, **k: (t.new_empty((rows,)), t.new_empty(t.shape, dtype=torch.long), _found(rows, t)),
-    "aten::equal": lambda rows, a, b: False,
-    "torchvision::nms": _found,
-}
-
-
-def _looks(func: Any, given: list[Tensor]) -> bool:
-    """Whether an operator gives away values of its tensors: in what it returns, or in the size of that."""
-    if func.overloadpacket is torch.ops.aten.index:
-        return any(each.dtype in (torch.bool, torch.uint8) for each in given[1:])
-    return torch.Tag.data_dependent_output in func.tags or torch.Tag.dynamic_output_shape in func.tags
-
-
-def user_line() -> str:
-    """The line of the user's code that is running."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None:
-        if is_users(frame):
-            return f"{frame.f_code.co_filename}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "an unknown place"
-
-
-def is_users(frame: FrameType) -> bool:
-    """Whether its code is neither torch's, nor ours, nor made from a graph."""
-    file = frame.f_code.co_filename
-    return "/torch/" not in file and "fxsparse/tracing" not in file and not file.startswith(_GENERATED)
-
-
-_GENERATED = ("<fxsparse graph", "<eval_with_key", "<frozen ")

@@ -19,7 +19,8 @@ from fxsparse.tracing.lists import values_leave
 from fxsparse.tracing.luck import drawn_since, same_luck
 from fxsparse.tracing.memory import changed, holdings
 from fxsparse.tracing.outputs import output_tensors
-from fxsparse.tracing.recorder import ACTIVE, ALONE, NO, OnNode, Recorder, mapped
+from fxsparse.tracing.questions import NO
+from fxsparse.tracing.recorder import ACTIVE, ALONE, OnNode, Recorder, mapped
 from fxsparse.tracing.tape import Answers, Mode, Tape
 from fxsparse.tracing.taught import operator_of
 
