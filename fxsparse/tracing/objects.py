@@ -54,11 +54,13 @@ def _put_back(value: Any, held: dict[str, tuple[Any, Any]]) -> None:
 
 class Outputs:
     """Writes what a forward pass gives into its graph: an object of a plain class, as a cache of keys and values, is made anew in each run.
-    One that was there before, as an argument or in the module, may not: whoever has it would wait for what is written to it."""
+    One that was there before, as an argument or in the module, may not: whoever has it would wait for what is written to it. Nor may a
+    part of a model give one to the code around it, as a list of images in one batch: it would be bound to so many of them."""
 
-    def __init__(self, nodes: Nodes, before: Iterable[Any]) -> None:
+    def __init__(self, nodes: Nodes, before: Iterable[Any], part: bool) -> None:
         self.nodes = nodes
         self.before = before
+        self.part = part
         self.made: dict[int, fx.Node] = {}
 
     def argument(self, value: Any) -> Any:
@@ -78,6 +80,8 @@ class Outputs:
         return self.made[id(value)]
 
     def object(self, value: Any, own: dict[str, Any]) -> fx.Node:
+        if self.part:
+            raise TraceError(f"a {type(value).__name__} in the result of a part stays in plain Python")
         if any(each is value for each in opened(list(self.before))[1]):
             raise TraceError(f"the model returns a {type(value).__name__} that was there before, and a graph would return another one")
         kept = {name: each for name, each in own.items() if _timeless(each)}

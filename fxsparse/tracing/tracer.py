@@ -128,7 +128,7 @@ def _trace_graph(root: nn.Module, args: Any, kwargs: Mapping[str, Any], mode: Mo
                 raise TraceError(
                     f"the model returns no tensor that can be followed, but {type(out).__name__}; return tensors in tuples, lists or dicts"
                 )
-            outputs = Outputs(graphing, (*leaves, *before.values()))
+            outputs = Outputs(graphing, (*leaves, *before.values()), part=bool(prefix))
             graphing.graph.output([outputs.argument(leaf) for leaf in flat])
             graphing.require_still()
             left = changed(before, holdings(root))

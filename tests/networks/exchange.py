@@ -63,7 +63,8 @@ def counterparts(network: fxsparse.Network, group: str, first: int, second: int)
     assert axes == {(key, axis) for key, axis, _ in sides[1]}, f"units {first} and {second} of {group!r} touch different axes"
     owners: dict[Place, Owners] = {}
     if len(sides[0]) > len(axes):
-        if any(not other.prunable and axes & {(member.tensor, member.axis) for member in other.members} for other in network.groups):
+        protected = [other for other in network.groups if not other.prunable and len(other.units) > 1]
+        if any(axes & {(member.tensor, member.axis) for member in other.members} for other in protected):
             return None
         owners = _owners(network, group, axes)
     ordered = [sorted(side, key=lambda place: (*place[:2], sorted(owners.get(place, Owners())), place[2])) for side in sides]

@@ -131,3 +131,38 @@ def test_an_argument_that_is_read_is_a_constant() -> None:
     network(torch.randn(3, 4), book)
     with pytest.raises(fxsparse.TraceError, match="was traced with argument"):
         network(torch.randn(3, 4), Book())
+
+
+class Batch:
+    """Images of a list in one tensor, and what sizes they have."""
+
+    def __init__(self, tensors: Tensor, sizes: list[tuple[int, int]]) -> None:
+        self.tensors, self.sizes = tensors, sizes
+
+
+class Preparing(nn.Module):
+    def forward(self, images: list[Tensor]) -> Batch:
+        return Batch(torch.stack([(image - 0.5) / 0.2 for image in images]), [(image.shape[-2], image.shape[-1]) for image in images])
+
+
+class Detector(nn.Module):
+    """What it finds is decided by values, so that it is traced in parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prepare = Preparing()
+        self.body, self.head = nn.Sequential(nn.Conv2d(3, 6, 3, padding=1), nn.ReLU()), nn.Conv2d(6, 2, 1)
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        batch = self.prepare(images)
+        found = self.head(self.body(batch.tensors))
+        return [each.flatten()[: int((each > 0).sum())] * height for each, (height, _) in zip(found, batch.sizes, strict=True)]
+
+
+def test_a_part_that_makes_an_object_of_a_list_is_not_bound_to_its_length() -> None:
+    model = Detector().eval()
+    network = fxsparse.trace(model, ([torch.rand(3, 8, 8), torch.rand(3, 8, 8)],))
+    assert "prepare" not in network.origin.islands
+    for images in ([torch.rand(3, 8, 8)], [torch.rand(3, 6, 9) for _ in range(3)]):
+        for got, wanted in zip(network(images), model(images), strict=True):
+            torch.testing.assert_close(got, wanted)
