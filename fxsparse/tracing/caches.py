@@ -39,8 +39,9 @@ def uncached(root: nn.Module) -> Iterator[None]:
     try:
         for owner, name in [*_in_modules(), *_in_classes(classes)]:
             cached = owner.cell_contents if name == CELL else vars(owner)[name]
-            setattr(owner, name, _computing(cached))
-            replaced.append((owner, name, cached))
+            if isinstance(cached, _Cached):  # not met before: a script is two modules, and a decorated function may stand in two
+                setattr(owner, name, _computing(cached))
+                replaced.append((owner, name, cached))
         yield
     finally:
         for owner, name, cached in reversed(replaced):  # one may have two names

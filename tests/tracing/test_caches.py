@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import sys
 import types
 from typing import Any, ClassVar
 
@@ -131,6 +132,35 @@ def test_a_cache_behind_a_decorator_is_asked_anew_in_each_recording() -> None:
     network = fxsparse.trace(Remembering().eval(), torch.randn(2, 6))
     assert network.origin.islands == ("part",)
     assert network.group("part.0").prunable
+
+
+@remembering
+def doubled(shape: tuple[int, ...]) -> int:
+    return shape[0] * 2
+
+
+class Doubling(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(6, 5), nn.Linear(5, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(self.fc(x).relu()) * folded((x.shape[0], 2, 3))[0] / doubled((x.shape[0],))
+        return result / x.shape[0] * folded((x.shape[0], 1, 1))[0]
+
+
+def test_a_cache_that_stands_in_two_modules_is_asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A script is `__main__` and `__mp_main__`, and others import a function from where it is made."""
+    other: Any = types.ModuleType("other_name")
+    other.folded, other.doubled = folded, doubled
+    monkeypatch.setitem(sys.modules, "other_name", other)
+    monkeypatch.setitem(sys.modules, "same_module", sys.modules[__name__])
+    cached = folded
+    model, x = Doubling().eval(), torch.randn(5, 6)
+    model(torch.randn(2, 6))
+    network = fxsparse.trace(model, torch.randn(2, 6))
+    assert torch.equal(network(x), model(x))
+    assert folded is cached
 
 
 TABLES: dict[tuple[int, ...], Tensor] = {}
