@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from fxsparse.tracing.pins import PINS
 from fxsparse.tracing.tape import Tape
 from fxsparse.tracing.walk import named_modules, own_attributes
 
@@ -54,7 +55,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def read_and_replaced(graph: fx.Graph, node_of: NodeOf, module: nn.Module, names: list[str]) -> str | None:
-    """The name of a tensor that the graph reads, and in the place of which its run has put what is computed from something."""
+    """The name of a tensor that the graph reads, and in the place of which its run has put what is computed from something. Where the
+    graph asks for its shape alone, and holds to the answer, a table may be made anew each time, and nothing that has values of an input."""
     read = {str(node.target) for node in graph.nodes if node.op == "get_attr"}
     for name in names:
         path, _, attribute = name.rpartition(".")
@@ -62,9 +64,16 @@ def read_and_replaced(graph: fx.Graph, node_of: NodeOf, module: nn.Module, names
         node = node_of(now) if isinstance(now, Tensor) else None
         while node is not None and node.op == "call_method" and node.target in SAME and isinstance(node.args[0], fx.Node):
             node = node.args[0]
-        if node is not None and not (node.op == "get_attr" and node.target == name):
+        if node is None or (node.op == "get_attr" and node.target == name):
+            continue
+        if _from_values(node) or not all(_of_its_shape(each) for each in graph.nodes if each.op == "get_attr" and each.target == name):
             return name
     return None
+
+
+def _of_its_shape(tensor: fx.Node) -> bool:
+    """Whether nothing but pins uses it, and of it the shape alone."""
+    return all(asked.target in ABOUT and all(each.target in PINS for each in asked.users) for asked in tensor.users)
 
 
 def fed(node_of: NodeOf, module: nn.Module, names: list[str]) -> list[tuple[str, Tensor]]:

@@ -93,6 +93,19 @@ class InList(Keeping):
         return torch.stack(self.frames).mean(0)
 
 
+class AtFirst(Keeping):
+    """What the first input says, begun from an empty one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = torch.zeros(0)
+
+    def keep(self, y: Tensor) -> Tensor:
+        if self.mean.shape[0] == 0:
+            self.mean = y.detach().mean(0)
+        return y - self.mean
+
+
 class Rescaling(Keeping):
     """Divides a weight, the first time."""
 
@@ -103,7 +116,7 @@ class Rescaling(Keeping):
         return y
 
 
-KEEPING = [Potential, FromNone, OtherBuffer, Counting, Listing, InDict, InList, Rescaling]
+KEEPING = [Potential, FromNone, OtherBuffer, Counting, Listing, InDict, InList, AtFirst, Rescaling]
 
 
 @pytest.mark.parametrize("cls", KEEPING, ids=lambda cls: cls.__name__)
@@ -170,6 +183,20 @@ class Table(Keeping):
         return y + self.state
 
 
+class TableInBuffer(Keeping):
+    """The same, begun from an empty one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.zeros(0), persistent=False)
+        self.table: Tensor
+
+    def keep(self, y: Tensor) -> Tensor:
+        if self.table.shape != y.shape[:1]:
+            self.table = torch.arange(y.shape[0], dtype=y.dtype)
+        return y + self.table.unsqueeze(1)
+
+
 class Watched(Keeping):
     """What nobody reads."""
 
@@ -187,7 +214,7 @@ class Moved(Keeping):
         return y + self.state
 
 
-@pytest.mark.parametrize("cls", [Table, Watched, Moved], ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [Table, TableInBuffer, Watched, Moved], ids=lambda cls: cls.__name__)
 def test_what_changes_no_later_call_is_traced(cls: type[Keeping]) -> None:
     torch.manual_seed(0)
     model = cls().eval()
