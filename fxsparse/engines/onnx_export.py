@@ -23,9 +23,11 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from fxsparse.engines.base import module_and_inputs
 from fxsparse.engines.onnx_parity import check_parity
 from fxsparse.engines.onnx_refusal import refusal
-from fxsparse.errors import LoweringError, TraceError
+from fxsparse.errors import LoweringError
 from fxsparse.network import Network
 from fxsparse.tracing.outputs import output_tensors
+from fxsparse.tracing.pins import FREE
+from fxsparse.tracing.recording import first_line
 
 Precision = Literal["fp32", "fp16"]
 TOLERANCE = {"fp32": 1e-4, "fp16": 5e-2}  # of the largest output
@@ -150,11 +152,19 @@ def _exported(model: Network | nn.Module, module: nn.Module, example: tuple[Any,
         example = tree_map_only(Tensor, _two_rows, example)  # a size of 1 would be taken for a constant
         free = tuple(tree_map_only(Tensor, lambda t: {0: batch} if t.dim() else None, each) for each in example)
         shapes = dict(inspect.signature(module.forward).bind(*free).arguments)  # by name: torch counts *args as one
+    asked: list[str] = []
+    token = FREE.set(asked)
     try:
         program = torch.onnx.export(module, example, dynamo=True, verbose=False, dynamic_shapes=shapes, opset_version=opset)
     except Exception as error:
         raise LoweringError(refusal(model, module, example, error)) from error
+    finally:
+        FREE.reset(token)
     assert program is not None and program.exported_program is not None
+    if dynamic_batch and asked:
+        raise LoweringError(f"the batch cannot be free: {asked[0]}; {FIXED}")
+    if dynamic_batch and not _is_free(program.exported_program):
+        raise LoweringError(f"the batch cannot be free: the code computes from it what a file cannot; {FIXED}")
     for rows in program.exported_program.range_constraints.values() if dynamic_batch else ():
         if rows.upper < LARGEST_BATCH:
             raise LoweringError(f"the batch cannot be free: the code takes another way for batches larger than {rows.upper}; {FIXED}")
@@ -171,8 +181,15 @@ def _require_other_batches(module: nn.Module, example: tuple[Any, ...]) -> None:
         try:
             with torch.no_grad():
                 module(*tree_map_only(Tensor, functools.partial(_of_rows, count), example))
-        except TraceError as error:
-            raise LoweringError(f"the batch cannot be free: {error}; {FIXED}") from error
+        except Exception as error:
+            raise LoweringError(f"the batch cannot be free: with one of {count}, {first_line(error)}; {FIXED}") from error
+
+
+def _is_free(program: torch.export.ExportedProgram) -> bool:
+    """Whether the batch of any input is: the exporter tries again with fixed sizes where free ones do not pass."""
+    inputs = set(program.graph_signature.user_inputs)
+    values = [node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder" and node.name in inputs]
+    return any(isinstance(each, Tensor) and each.dim() and isinstance(each.shape[0], torch.SymInt) for each in values)
 
 
 def _of_rows(count: int, tensor: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -55,12 +56,25 @@ def answered(tensor: Tensor, traced: bool | int | float, where: str) -> None:
         raise TraceError(f"the value that is looked at in {where} is {now} now, and was {traced} when the model was traced; trace it again")
 
 
+FREE: ContextVar[list[str] | None] = ContextVar("fxsparse_free", default=None)  # while sizes are free: which single ones the code asks for
+
+
+def _settled(number: Any, other: Any) -> bool:
+    """Whether two sizes are the same, or are not, whatever the free ones will be."""
+    from torch.fx.experimental.symbolic_shapes import statically_known_true  # an exporter has loaded it by now
+
+    return statically_known_true(number == other) or statically_known_true(number != other)
+
+
 def decided(number: float, traced: bool, where: str, question: str, other: float) -> None:
     """A node of the graph: refuses an input for which the code would go another way. As `rounds`, it lets a recording through."""
     homes = [each.home for each in (number, other) if isinstance(each, Noticed)]
     if homes:
         homes[0].call_function(decided, (written(number, homes[0]), traced, where, question, written(other, homes[0])))
         return
+    asked = None if torch.compiler.is_dynamo_compiling() else FREE.get()
+    if asked is not None and question in ("==", "!=") and not _settled(number, other):
+        asked.append(f"{where} asks whether {number} {question} {other}")
     same = traced if QUESTIONS[question](number, other) else not traced  # asked for good: under torch.compile, an answer is a symbol
     if not same and ACTIVE.get() is None:
         raise TraceError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Callable
@@ -97,7 +98,9 @@ def test_a_free_batch(tmp_path: Path) -> None:
     assert difference(session.run(x)[0], small.module.eval()(x)) < 1e-4
 
 
-@pytest.mark.parametrize("ask", [lambda n: n != 1, lambda n: n < 5, lambda n: n % 3], ids=["not one", "few", "no three"])
+@pytest.mark.parametrize(
+    "ask", [lambda n: n != 1, lambda n: n < 5, lambda n: n % 3, lambda n: n == 7], ids=["not one", "few", "no three", "seven"]
+)
 def test_a_batch_that_the_code_asks_for_is_not_free(tmp_path: Path, ask: Callable[[int], Any]) -> None:
     class Asking(nn.Module):
         def __init__(self) -> None:
@@ -113,6 +116,23 @@ def test_a_batch_that_the_code_asks_for_is_not_free(tmp_path: Path, ask: Callabl
     with pytest.raises(fxsparse.Error, match=r"the batch cannot be free: .* leave dynamic_batch out"):
         export_onnx(network, tmp_path / "free.onnx", dynamic_batch=True)
     assert not list(tmp_path.iterdir())
+    export_onnx(network, tmp_path / "two.onnx")
+
+
+@pytest.mark.parametrize("use", [lambda y: y / math.sqrt(y.shape[0]), lambda y: torch.cat(y.chunk(2))], ids=["a root", "halves"])
+def test_a_batch_that_a_file_would_hold_to_is_not_free(tmp_path: Path, use: Callable[[Tensor], Tensor]) -> None:
+    class Using(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 8), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self.second(use(self.first(x).relu()))
+            return out
+
+    network = fxsparse.trace(Using(), torch.randn(2, 4))
+    with pytest.raises(fxsparse.Error, match=r"the batch cannot be free: .* leave dynamic_batch out"):
+        export_onnx(network, tmp_path / "free.onnx", dynamic_batch=True)
     export_onnx(network, tmp_path / "two.onnx")
 
 
