@@ -151,13 +151,10 @@ def _extreme(choose: Callable[..., Any]) -> Callable[..., Any]:
     """`min` or `max`, followed where it chooses among numbers of which one is traced."""
 
     def chosen(*given: Any, **kwargs: Any) -> Any:
-        if kwargs:
-            return choose(*given, **kwargs)
-        among = given if len(given) > 1 else tuple(given[0])
-        plain = choose(among)
-        if any(isinstance(each, Traced) for each in among) and all(isinstance(each, (int, float)) for each in among):
-            return lifted(choose, plain_of(plain), *among)
-        return plain
+        among = given if len(given) != 1 else tuple(given[0])
+        if not kwargs and any(isinstance(each, Traced) for each in among) and all(isinstance(each, (int, float)) for each in among):
+            return lifted(choose, choose(map(plain_of, among)), *among)
+        return choose(*given, **kwargs) if len(given) != 1 else choose(among, **kwargs)  # by comparisons, which are told of
 
     return chosen
 

@@ -25,7 +25,7 @@ from fxsparse.tracing.fills import filling
 from fxsparse.tracing.functions import Applied, applied
 from fxsparse.tracing.leaves import is_leaf
 from fxsparse.tracing.lines import user_line
-from fxsparse.tracing.loops import count
+from fxsparse.tracing.loops import count, count_parts
 from fxsparse.tracing.nodes import Nodes, holds_tensor, tensors_in
 from fxsparse.tracing.numbers import cut
 from fxsparse.tracing.pins import answered
@@ -189,6 +189,7 @@ class Graphing(Nodes, TorchFunctionMode):
             self.late[id(out)] = node
         if out is None or holds_tensor(out):
             self.learn(out, node)
+            count_parts(self.graph, node, getattr(func, "__name__", ""), out, (*real[0][1:2], *real[1].values()))
         elif not self.recorder.tape.calls[mark:] or not holds_tensor(out):
             self.graph.erase_node(node)
         return out

@@ -6,7 +6,7 @@ import builtins
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import FrameType, FunctionType
 from typing import Any
 
 import torch
@@ -14,16 +14,29 @@ from torch import Tensor
 
 from fxsparse.tracing.arithmetic import functions_follow
 from fxsparse.tracing.lines import is_users, user_line
-from fxsparse.tracing.numbers import Rank, TracedFloat, TracedInt, heard, written
+from fxsparse.tracing.numbers import Rank, TracedFloat, TracedInt, heard, plain_of, written
 from fxsparse.tracing.pins import decided, rounded, rounds
 
-BETWEEN = ("torch/_tensor.py", "torch/overrides.py", "fxsparse/tracing/graphing.py")  # a tensor's `len`, and who is told of it
+# A tensor's `len`, and who is told of it; `min` and `max`, which compare for whoever asks them.
+BETWEEN = ("torch/_tensor.py", "torch/overrides.py", "fxsparse/tracing/graphing.py", "fxsparse/tracing/arithmetic.py")
 
 
 def count(graph: torch.fx.Graph, bound: Any) -> None:
     """Write into the graph how far a loop ran, where that is a traced size."""
     if isinstance(bound, TracedInt) and bound.home is graph:
         graph.call_function(rounds, (bound.make(), int(bound), user_line()))
+
+
+def count_parts(graph: torch.fx.Graph, node: torch.fx.Node, function: str, parts: Any, how: tuple[Any, ...]) -> None:
+    """A larger input is split into more parts, over which the code may have a loop. There are never more chunks than were asked for, and
+    fewer are missed where they are used."""
+    number = next((each for each in how if isinstance(each, int)), None)  # a part's size, or how many chunks
+    if function in PARTED and number is not None and not (function.endswith("chunk") and len(parts) == number):
+        graph.call_function(rounds, (graph.call_function(LENGTH, (node,)), len(parts), f"{user_line()}, over parts,"))
+
+
+PARTED = ("split", "unsafe_split", "chunk", "unsafe_chunk")
+LENGTH = len  # Python's own, for which another one stands in while a graph is written
 
 
 def users_frame(frame: FrameType | None) -> FrameType | None:
@@ -45,7 +58,11 @@ def counted(graph: torch.fx.Graph, rank: Callable[[torch.Size], int]) -> Iterato
     def length(sized: Any, /) -> int:
         if type(sized) is torch.Size:
             return rank(sized)
-        return sized.shape[0] if isinstance(sized, Tensor) and sized.dim() else plain_length(sized)
+        if isinstance(sized, Tensor):
+            return sized.shape[0] if sized.dim() else plain_length(sized)
+        own = getattr(type(sized), "__len__", None)  # that of a list of boxes may be a size
+        given = own(sized) if isinstance(own, FunctionType) else None
+        return given if isinstance(given, TracedInt) and plain_of(given) >= 0 else plain_length(sized)
 
     class Ranges(type):
         def __instancecheck__(cls, instance: Any) -> bool:
@@ -62,7 +79,8 @@ def counted(graph: torch.fx.Graph, rank: Callable[[torch.Size], int]) -> Iterato
             frame = users_frame(sys._getframe(3))
             if frame is not None and number.home is graph:
                 graph.call_function(rounded, (number.make(), plain, f"{function} at {user_line()}"))
-                if function.removesuffix("()") in frame.f_code.co_names:  # numpy asks for a float as well
+                own = str(frame.f_globals.get("__name__")).partition(".")[0] not in sys.stdlib_module_names
+                if own and function.removesuffix("()") in frame.f_code.co_names:  # numpy asks for a float as well
                     cutting.append(frame.f_globals)
 
         def decided(self, question: str, number: TracedInt | TracedFloat | Rank, other: float, answer: bool) -> None:

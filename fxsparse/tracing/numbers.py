@@ -26,8 +26,11 @@ class TracedInt(int):
         self.make, self.home = make, home
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
+    def __copy__(self) -> Any:
+        return copied(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copied(self)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int.__add__(self, 0),)
@@ -44,6 +47,15 @@ class TracedFloat(float):
         self.make, self.home = make, home
         return self
 
+    def __copy__(self) -> Any:
+        return copied(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copied(self)
+
+    def __reduce__(self) -> tuple[type[float], tuple[float]]:
+        return float, (float.__add__(self, 0.0),)
+
 
 class Rank(int):
     """A tensor's number of axes: plain as an argument and in arithmetic, since no graph is of use for another one; but who compares it is
@@ -57,8 +69,11 @@ class Rank(int):
         self.make, self.home = make, home
         return self
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> int:
-        return int(self)
+    def __copy__(self) -> Any:
+        return copied(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copied(self)
 
     def __reduce__(self) -> tuple[type[int], tuple[int]]:
         return int, (int(self),)
@@ -83,6 +98,11 @@ def plain_of(value: Any) -> Any:
     if not isinstance(value, Noticed):
         return value
     return int.__add__(value, 0) if isinstance(value, int) else float.__add__(value, 0.0)
+
+
+def copied(value: Any) -> Any:
+    """What a copy of a traced number is (`dataclasses.asdict` copies what it finds): the same one, as long as its graph is being built."""
+    return value if _graph_of and value.home is _graph_of[-1] else plain_of(value)
 
 
 def lifted(function: Callable[..., Any], plain: Any, *operands: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import fractions
 import math
 import operator
 from collections.abc import Callable
@@ -30,6 +32,7 @@ FOLLOWED: dict[str, Callable[[Any], Any]] = {
     "waves": lambda n: math.exp(-n / 100) + math.sin(n / 3) + math.pow(n, 0.5) + math.fmod(n, 5),
     "sums": lambda n: sum([n, 1]) + math.prod([n, 2]),
     "extremes": lambda n: min(n, 10) + max([n, 3]),
+    "copies": lambda n: copy.deepcopy([n, n / 2])[0] + copy.deepcopy(n / 3) + copy.copy(n) + copy.copy(n / 4),
     "functions": lambda n: operator.mul(n, 3) + operator.floordiv(n, 2),
 }
 REFUSED: dict[str, Callable[[Any], Any]] = {
@@ -42,6 +45,9 @@ REFUSED: dict[str, Callable[[Any], Any]] = {
     "closeness": lambda n: 1.0 if math.isclose(n / 8, 1.0, rel_tol=0.1) else 2.0,
     "repetitions": lambda n: len([0] * n),
     "texts": lambda n: len(n * "a"),
+    "fractions": lambda n: float(fractions.Fraction(n, 12)),
+    "the nearest": lambda n: min((8, 20), key=lambda width: abs(width - n)),
+    "the larger pair": lambda n: max((n, 1), (12, 2))[1],
     "a table": lambda n: {8: 1.0, 12: 2.0}.get(n, 3.0),
 }
 
@@ -73,7 +79,7 @@ def test_or_another_input_is_refused(compute: Callable[[Any], Any]) -> None:
     network = fxsparse.trace(model, torch.randn(2, 8, 3))
     x = torch.randn(3, 8, 3)
     torch.testing.assert_close(network(x), model(x))
-    with pytest.raises(fxsparse.TraceError, match=r"test_arithmetic.py:\d+ .* when the model was traced|another answer than"):
+    with pytest.raises(fxsparse.TraceError, match=r"\.py:\d+ .* when the model was traced|another answer than"):
         network(torch.randn(2, 20, 3))
 
 
@@ -94,3 +100,30 @@ def test_functions_are_what_they_were() -> None:
     fxsparse.trace(Computing(FOLLOWED["roots"]), torch.randn(2, 8, 3))
     assert all(getattr(math, name) is function for name, function in before.items())
     assert log2 is math.log2 and log2 in FUNCTIONS
+
+
+class Rows:
+    """A list, as detection models have them."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return self.rows.shape[0]
+
+
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(3, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = Rows(self.last(self.first(x).relu()))
+        return rows.rows.sum(0) / len(rows)
+
+
+def test_the_length_of_a_users_own_list_is_followed() -> None:
+    model = Counting().eval()
+    network = fxsparse.trace(model, torch.randn(2, 3), check=True)
+    x = torch.randn(5, 3)
+    torch.testing.assert_close(network(x), model(x))

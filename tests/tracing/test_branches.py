@@ -170,3 +170,32 @@ def test_a_compiled_graph_asks_of_sizes_that_it_does_not_know() -> None:
         torch.testing.assert_close(compiled(x), network(x))
     with pytest.raises(fxsparse.TraceError, match=REFUSED):
         compiled(torch.randn(2, 3, 12, 8))
+
+
+PARTS: dict[str, Callable[[Tensor], Any]] = {
+    "split": lambda y: y.split(4, 1),
+    "by name": lambda y: torch.split(y, split_size_or_sections=4, dim=1),
+    "chunks": lambda y: y.chunk(5, 1),
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_an_input_of_more_parts_is_refused(part: Callable[[Tensor], Any]) -> None:
+    class Parts(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Linear(3, 8), nn.Linear(8, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            parts = part(self.first(x).relu())
+            return torch.cat([self.last(each) / (1 + place) for place, each in enumerate(parts)], 1) / len(parts)
+
+    model = Parts().eval()
+    network = fxsparse.trace(model, torch.randn(1, 4, 3))
+    small = network.shrink({"first": [0, 3]})
+    x = torch.randn(3, 4, 3)
+    assert torch.equal(network(x), model(x))
+    assert fxsparse.verify(network, small, inputs=x).max_error <= 1e-9
+    for module in (network, small, Simplify()(small).network):
+        with pytest.raises(fxsparse.TraceError, match=r"over parts, runs to \d with this input"):
+            module(torch.randn(1, 9, 3))
