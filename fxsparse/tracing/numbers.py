@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import torch
 
 MakeNode = Callable[[], torch.fx.Node]
 
 
-class TracedInt(int):
-    """An int with an fx node behind it."""
+class _Remembering:
+    """A number with an fx node behind it."""
 
     make: MakeNode
     home: torch.fx.Graph  # in any other graph it is a plain number
 
-    def __new__(cls, value: int, make: MakeNode, home: torch.fx.Graph) -> TracedInt:
-        self = super().__new__(cls, value)
+    def __new__(cls, value: int | float, make: MakeNode, home: torch.fx.Graph) -> Self:
+        self: Self = super().__new__(cls, value)  # type: ignore[call-arg]  # that of int or float
         self.make, self.home = make, home
         return self
 
@@ -32,51 +32,22 @@ class TracedInt(int):
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copied(self)
 
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int.__add__(self, 0),)
+    def __reduce__(self) -> tuple[type, tuple[int | float]]:
+        plain = plain_of(self)
+        return type(plain), (plain,)
 
 
-class TracedFloat(float):
-    """A float with an fx node behind it."""
-
-    make: MakeNode
-    home: torch.fx.Graph
-
-    def __new__(cls, value: float, make: MakeNode, home: torch.fx.Graph) -> TracedFloat:
-        self = super().__new__(cls, value)
-        self.make, self.home = make, home
-        return self
-
-    def __copy__(self) -> Any:
-        return copied(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copied(self)
-
-    def __reduce__(self) -> tuple[type[float], tuple[float]]:
-        return float, (float.__add__(self, 0.0),)
+class TracedInt(_Remembering, int):
+    """A whole number that is followed."""
 
 
-class Rank(int):
+class TracedFloat(_Remembering, float):
+    """A fraction that is followed."""
+
+
+class Rank(_Remembering, int):
     """A tensor's number of axes: plain as an argument and in arithmetic, since no graph is of use for another one; but who compares it is
     noticed."""
-
-    make: MakeNode
-    home: torch.fx.Graph
-
-    def __new__(cls, value: int, make: MakeNode, home: torch.fx.Graph) -> Rank:
-        self = super().__new__(cls, value)
-        self.make, self.home = make, home
-        return self
-
-    def __copy__(self) -> Any:
-        return copied(self)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        return copied(self)
-
-    def __reduce__(self) -> tuple[type[int], tuple[int]]:
-        return int, (int(self),)
 
 
 Traced = (TracedInt, TracedFloat)
