@@ -8,11 +8,11 @@ import functools
 import math
 import operator
 from collections.abc import Callable, Iterator
-from types import BuiltinFunctionType, ModuleType
+from types import BuiltinFunctionType
 from typing import Any
 
-from fxsparse.tracing.caches import own_modules
 from fxsparse.tracing.numbers import Noticed, Rank, Traced, TracedFloat, TracedInt, cut, decide, lifted, plain_of
+from fxsparse.tracing.own_modules import Names
 
 OPERATORS = ("add", "sub", "mul", "floordiv", "mod", "truediv", "pow", "lshift", "rshift", "and", "or", "xor")
 QUESTIONS = {"<": operator.lt, "<=": operator.le, "==": operator.eq, "!=": operator.ne, ">": operator.gt, ">=": operator.ge}
@@ -183,25 +183,15 @@ FUNCTIONS = {
     for name, function in vars(math).items()
     if callable(function) and not name.startswith("_") and name not in ASK_THE_NUMBER
 }
-_names: dict[str, tuple[ModuleType, int, list[str]]] = {}  # module -> how many names it had, and those of functions of `math`
-
-
-def _places() -> Iterator[tuple[Any, str]]:
-    """Where the functions stand: in `math`, and in the modules of a user's code that import them from there."""
-    yield from ((math, function.__name__) for function in FUNCTIONS)
-    for key, module in own_modules():
-        known = _names.get(key)
-        if known is None or known[0] is not module or known[1] != len(vars(module)):
-            names = [name for name, value in list(vars(module).items()) if isinstance(value, BuiltinFunctionType) and value in FUNCTIONS]
-            known = _names[key] = (module, len(vars(module)), names)
-        yield from ((module, name) for name in known[2])
+IMPORTED = Names(lambda name, value: isinstance(value, BuiltinFunctionType) and value in FUNCTIONS)
 
 
 @contextlib.contextmanager
 def functions_follow() -> Iterator[None]:
     """While this is open, functions of numbers follow traced ones."""
     least, largest = builtins.min, builtins.max
-    changed = [(place, name, vars(place)[name]) for place, name in _places() if vars(place).get(name) in FUNCTIONS]
+    places = [*((math, function.__name__) for function in FUNCTIONS), *IMPORTED]
+    changed = [(place, name, vars(place)[name]) for place, name in places if vars(place).get(name) in FUNCTIONS]
     for place, name, function in changed:
         setattr(place, name, FUNCTIONS[function])
     builtins.min, builtins.max = _extreme(least), _extreme(largest)

@@ -12,7 +12,7 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator
-from types import CellType, FunctionType, ModuleType
+from types import CellType, FunctionType
 from typing import Any
 
 import torch
@@ -20,13 +20,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fxsparse.tracing.numbers import Traced
+from fxsparse.tracing.own_modules import FOREIGN, Names
 from fxsparse.tracing.walk import all_modules
 
 CELL = "cell_contents"
 LARGE = 1000  # entries: in a table with more of them, what replaces another entry is not looked for
 _Cached = functools._lru_cache_wrapper
-_FOREIGN = {*sys.stdlib_module_names, "numpy", "scipy", "sympy", "torch", "networkx", "fxsparse"}  # large, and not asked about shapes
-_seen: dict[str, tuple[ModuleType, int, list[str], list[str]]] = {}  # module -> how many names it had, those of cached functions, of tables
 
 
 @contextlib.contextmanager
@@ -52,36 +51,10 @@ def uncached(root: nn.Module) -> Iterator[None]:
                     _forget(table, before)
 
 
-def own_modules() -> list[tuple[str, ModuleType]]:
-    """Those that may belong to a user's code."""
-    return _own_modules(len(sys.modules))
-
-
-@functools.lru_cache(maxsize=1)
-def _own_modules(count: int) -> list[tuple[str, ModuleType]]:
-    """The same as long as no more are imported."""
-    found = list(sys.modules.items())
-    return [(key, each) for key, each in found if key.partition(".")[0] not in _FOREIGN and isinstance(each, ModuleType)]
-
-
-def _modules() -> Iterator[tuple[ModuleType, list[str], list[str]]]:
-    """Each module of a user's code, with the names of its cached functions and of its tables."""
-    for key, module in own_modules():
-        known = _seen.get(key)
-        if known is None or known[0] is not module or known[1] != len(vars(module)):
-            values = list(vars(module).items())
-            cached = [name for name, value in values if isinstance(value, _Cached) or _cells(value)]
-            tables = [name for name, value in values if isinstance(value, (dict, list)) and not name.startswith("__")]
-            known = _seen[key] = (module, len(vars(module)), cached, tables)
-        if known[2] or known[3]:
-            yield module, known[2], known[3]
-
-
 def _in_modules() -> Iterator[tuple[Any, str]]:
-    for module, cached, _ in _modules():
-        for name in cached:
-            value = vars(module).get(name)
-            yield from [(module, name)] if isinstance(value, _Cached) else _cells(value)
+    for module, name in CACHED:
+        value = vars(module).get(name)
+        yield from [(module, name)] if isinstance(value, _Cached) else _cells(value)
 
 
 def _cells(function: Any) -> list[tuple[CellType, str]]:
@@ -91,10 +64,14 @@ def _cells(function: Any) -> list[tuple[CellType, str]]:
     return [(cell, CELL) for cell in closure if isinstance(_content(cell), _Cached)]
 
 
+CACHED = Names(lambda name, value: isinstance(value, _Cached) or _cells(value))
+TABLES = Names(lambda name, value: isinstance(value, (dict, list)) and not name.startswith("__"))
+
+
 def _classes(root: nn.Module) -> list[type]:
     """Those of a user's code, of which the modules are."""
     classes = {cls for kind in {type(module) for module in all_modules(root)} for cls in kind.__mro__}
-    return [cls for cls in classes if cls.__module__.partition(".")[0] not in _FOREIGN]
+    return [cls for cls in classes if cls.__module__.partition(".")[0] not in FOREIGN]
 
 
 def _in_classes(classes: list[type]) -> Iterator[tuple[Any, str]]:
@@ -106,12 +83,10 @@ def _in_classes(classes: list[type]) -> Iterator[tuple[Any, str]]:
 
 
 def _tables(classes: list[type]) -> Iterator[Any]:
-    places = [(module, names) for module, _, names in _modules()] + [(cls, list(vars(cls))) for cls in classes]
-    for place, names in places:
-        for name in names:
-            value = vars(place).get(name)
-            if isinstance(value, (dict, list)):
-                yield value
+    for place, name in [*TABLES, *((cls, name) for cls in classes for name in list(vars(cls)))]:
+        value = vars(place).get(name)
+        if isinstance(value, (dict, list)):
+            yield value
     yield from (vars(sys.modules[name]) for name in {cls.__module__ for cls in classes} if name in sys.modules)  # global MASK
     yield from classes
 
